@@ -1,0 +1,1 @@
+"""What Tidebook is measured against: each one complete, honest and competently tuned."""
