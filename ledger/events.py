@@ -1,0 +1,184 @@
+"""Events: what every stored fact carries, and how it becomes bytes and comes back.
+
+The bytes of an event are final: they are the leaf of the book's log. Topics are stable strings,
+never module paths. An old form is upcast on reading; an unknown topic stops the reader, because
+a skipped event is a wrong balance.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from datetime import datetime
+from typing import Any, ClassVar, Final, TypeVar
+from uuid import UUID
+
+import msgspec
+from msgspec.structs import asdict
+from eventsourcing.persistence import JSONTranscoder, Mapper, StoredEvent
+
+Upcast = Callable[[dict[str, Any]], tuple[str, dict[str, Any]]]
+"""Turns the decoded state of an old topic into a newer topic and its state."""
+
+
+class UnknownEventType(Exception):
+    """An event's topic is not known to this version of the program; the reader must stop."""
+
+    def __init__(self, topic: str) -> None:
+        super().__init__(f"unknown event type {topic!r}: this program is older than the store")
+        self.topic = topic
+
+
+class UnreadableEvent(Exception):
+    """An event's bytes do not decode as its topic says."""
+
+
+class Actor(msgspec.Struct, frozen=True):
+    """Who acted: a role and a pseudonym (never a name, phone or document number)."""
+
+    role: str
+    id: str
+
+
+class Why(msgspec.Struct, frozen=True, omit_defaults=True):
+    """Why an event exists: request id, idempotency key and fingerprint (hex), causing position."""
+
+    request: str
+    key: str | None = None
+    fingerprint: str | None = None
+    cause: int | None = None
+
+
+class Event(msgspec.Struct, frozen=True, kw_only=True):
+    """A stored fact. `at` is an instant in UTC that never decreases within a book.
+
+    `originator_id` and `originator_version` name the stream and the place in it; they are
+    columns of the store, so they are empty in the state bytes.
+    """
+
+    TOPIC: ClassVar[str]
+
+    originator_id: UUID
+    originator_version: int
+    at: datetime
+    by: Actor
+    why: Why
+
+
+_EventT = TypeVar("_EventT", bound=type[Event])
+_HEADER: Final = ("originator_id", "originator_version")
+
+
+class EventTypes:
+    """The set of topics that a program knows, with the upcasts from older ones."""
+
+    def __init__(
+        self, types: Iterable[type[Event]], upcasts: Mapping[str, Upcast] | None = None
+    ) -> None:
+        self._codecs = {cls.TOPIC: _Codec(cls) for cls in types}
+        self._upcasts = dict(upcasts or {})
+
+    @property
+    def topics(self) -> frozenset[str]:
+        """Every topic that can be read, old forms included."""
+        return frozenset(self._codecs) | frozenset(self._upcasts)
+
+    def encode(self, event: Event) -> bytes:
+        """Return the canonical bytes of an event's state: JSON, fields in declared order."""
+        codec = self._codecs.get(event.TOPIC)
+        if codec is None:
+            raise UnknownEventType(event.TOPIC)
+        return codec.encode(event)
+
+    def decode(
+        self, topic: str, state: bytes, originator_id: UUID, originator_version: int
+    ) -> Event:
+        """Return the event that `state` says, upcast when its topic is an old one.
+
+        Raises `UnknownEventType` on a topic that nobody taught this program and
+        `UnreadableEvent` on bytes that do not fit the topic.
+        """
+        codec = self._codecs.get(topic)
+        try:
+            if codec is not None:
+                return codec.decode(state, originator_id, originator_version)
+            return self._decode_old(topic, state, originator_id, originator_version)
+        except (msgspec.DecodeError, TypeError) as error:
+            raise UnreadableEvent(
+                f"{topic} version {originator_version} of {originator_id}: {error}"
+            ) from error
+
+    def _decode_old(self, topic: str, state: bytes, stream: UUID, version: int) -> Event:
+        if topic not in self._upcasts:
+            raise UnknownEventType(topic)
+        fields: dict[str, Any] = msgspec.json.decode(state)
+        while topic in self._upcasts:
+            topic, fields = self._upcasts[topic](fields)
+        if topic not in self._codecs:
+            raise UnknownEventType(topic)
+        return self.decode(topic, msgspec.json.encode(fields), stream, version)
+
+
+class _Codec:
+    """Encoder and decoder of one event class, compiled once.
+
+    The state on disk has no header fields, so the decoder reads a twin of the class without
+    them and the event is then built from the twin's fields by position.
+    """
+
+    def __init__(self, cls: type[Event]) -> None:
+        self._cls = cls
+        fields = msgspec.structs.fields(cls)
+        self._body = msgspec.defstruct(
+            f"{cls.__name__}State",
+            [
+                (f.name, f.type, f.default)
+                if f.default is not msgspec.NODEFAULT
+                else (f.name, f.type)
+                for f in fields
+                if f.name not in _HEADER
+            ],
+            frozen=True,
+            kw_only=True,
+            forbid_unknown_fields=True,
+            gc=False,
+        )
+        self._decoder = msgspec.json.Decoder(self._body)
+        self._encoder = msgspec.json.Encoder()
+
+    def encode(self, event: Event) -> bytes:
+        fields = asdict(event)
+        del fields["originator_id"], fields["originator_version"]
+        return self._encoder.encode(fields)
+
+    def decode(self, state: bytes, originator_id: UUID, originator_version: int) -> Event:
+        return self._cls(
+            originator_id=originator_id,
+            originator_version=originator_version,
+            **asdict(self._decoder.decode(state)),
+        )
+
+
+class EventMapper(Mapper[UUID]):
+    """The eventsourcing library's mapper over `EventTypes`: domain event ↔ stored event."""
+
+    def __init__(self, types: EventTypes) -> None:
+        super().__init__(transcoder=JSONTranscoder())
+        self.types = types
+        self.decode = types.decode
+
+    def to_stored_event(self, domain_event: Any) -> StoredEvent:
+        """Return the stored form: stream, version, topic and canonical bytes."""
+        return StoredEvent(
+            originator_id=domain_event.originator_id,
+            originator_version=domain_event.originator_version,
+            topic=domain_event.TOPIC,
+            state=self.types.encode(domain_event),
+        )
+
+    def to_domain_event(self, stored_event: StoredEvent) -> Any:
+        """Return the event of a stored form; an unknown topic raises `UnknownEventType`."""
+        stream = stored_event.originator_id
+        assert isinstance(stream, UUID), "streams are UUIDs"
+        return self.types.decode(
+            stored_event.topic, stored_event.state, stream, stored_event.originator_version
+        )
