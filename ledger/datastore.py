@@ -82,6 +82,8 @@ class Datastore:
         connect_timeout_s: int = 5,
     ) -> None:
         self.url = url
+        self._pool_size = pool_size
+        self._session = session or {}
         settings = {**_SESSION, **(session or {})}
         self._options = " ".join(f"-c {k}={v}" for k, v in settings.items() if v is not None)
         self._connect_timeout_s = connect_timeout_s
@@ -121,6 +123,15 @@ class Datastore:
         """Open a connection outside the pool (a writer keeps its own); the caller closes it."""
         with translated_errors():
             return self._open()
+
+    def with_session(self, session: dict[str, str | None]) -> Datastore:
+        """Return a datastore of the same database with further session settings."""
+        return Datastore(
+            self.url,
+            pool_size=self._pool_size,
+            session={**self._session, **session},
+            connect_timeout_s=self._connect_timeout_s,
+        )
 
     def close(self) -> None:
         """Close every idle connection; those lent out are closed when they come back."""

@@ -1,0 +1,180 @@
+"""A coupon's life: held, redeemed, held again after a refund, or ended for good.
+
+A coupon's stream is its id, and its id is made of campaign, person and ordinal: claiming is the
+stream's first event, so a second claim of the same ordinal cannot be written.
+"""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Any, ClassVar, Literal
+from uuid import UUID, uuid5
+
+import msgspec
+from msgspec.structs import replace
+
+from ledger.events import Event
+
+State = Literal["held", "redeemed", "expired", "voided", "reclaimed"]
+ReturnsTo = Literal["campaign", "sponsor"]
+
+
+def coupon_id(campaign: UUID, person: str, n: int) -> UUID:
+    """Return the id of a person's n-th coupon of a campaign, n from 1."""
+    return uuid5(campaign, f"{person}:{n}")
+
+
+class CouponClaimed(Event, frozen=True, kw_only=True):
+    """A person took a coupon; its face value is reserved. Carries the terms that bind it."""
+
+    TOPIC: ClassVar[str] = "coupon.claimed"
+    campaign: UUID
+    campaign_version: int
+    person: str
+    n: int
+    face_minor: int
+    threshold_minor: int
+    currency: str
+    valid_from: datetime
+    valid_until: datetime
+
+
+class CouponRedeemed(Event, frozen=True, kw_only=True):
+    """A merchant took the coupon for an order; the discount is the merchant's to claim."""
+
+    TOPIC: ClassVar[str] = "coupon.redeemed"
+    campaign: UUID
+    person: str
+    merchant: str
+    shop: str | None
+    order: str
+    order_total_minor: int
+    discount_minor: int
+    currency: str
+
+
+class CouponRefunded(Event, frozen=True, kw_only=True):
+    """The order was returned; the discount is reserved for the holder again."""
+
+    TOPIC: ClassVar[str] = "coupon.refunded"
+    campaign: UUID
+    person: str
+    merchant: str
+    order: str
+    amount_minor: int
+    currency: str
+    reason: str
+
+
+class CouponReclaimed(Event, frozen=True, kw_only=True):
+    """A coupon refunded after its validity ended for good; its money went back."""
+
+    TOPIC: ClassVar[str] = "coupon.reclaimed"
+    campaign: UUID
+    person: str
+    amount_minor: int
+    currency: str
+    to: ReturnsTo
+    sponsor: str
+
+
+class CouponExpired(Event, frozen=True, kw_only=True):
+    """A held coupon's validity ended; its money went back."""
+
+    TOPIC: ClassVar[str] = "coupon.expired"
+    campaign: UUID
+    person: str
+    amount_minor: int
+    currency: str
+    to: ReturnsTo
+    sponsor: str
+    valid_until: datetime
+
+
+class CouponVoided(Event, frozen=True, kw_only=True):
+    """An operator ended a held coupon for a reason; its money went back."""
+
+    TOPIC: ClassVar[str] = "coupon.voided"
+    campaign: UUID
+    person: str
+    amount_minor: int
+    currency: str
+    to: ReturnsTo
+    sponsor: str
+    reason: str
+
+
+COUPON_EVENTS: tuple[type[Event], ...] = (
+    CouponClaimed,
+    CouponRedeemed,
+    CouponRefunded,
+    CouponReclaimed,
+    CouponExpired,
+    CouponVoided,
+)
+
+
+class Coupon(msgspec.Struct, frozen=True, kw_only=True):
+    """A coupon as its events made it; `merchant` and `order` name its last redemption."""
+
+    id: UUID
+    version: int
+    state: State
+    campaign: UUID
+    person: str
+    n: int
+    face_minor: int
+    threshold_minor: int
+    currency: str
+    valid_from: datetime
+    valid_until: datetime
+    claimed_at: datetime
+    merchant: str | None = None
+    order: str | None = None
+
+
+class CouponFold:
+    """Folds a coupon's events into a `Coupon`."""
+
+    def evolve(self, state: Coupon | None, event: Any) -> Coupon:
+        """Return the coupon after `event`."""
+        version = event.originator_version
+        match event:
+            case CouponClaimed():
+                return Coupon(
+                    id=event.originator_id,
+                    version=version,
+                    state="held",
+                    campaign=event.campaign,
+                    person=event.person,
+                    n=event.n,
+                    face_minor=event.face_minor,
+                    threshold_minor=event.threshold_minor,
+                    currency=event.currency,
+                    valid_from=event.valid_from,
+                    valid_until=event.valid_until,
+                    claimed_at=event.at,
+                )
+            case _ if state is None:
+                raise AssertionError(f"{event.TOPIC} is no coupon's first event")
+            case CouponRedeemed():
+                return replace(
+                    state,
+                    version=version,
+                    state="redeemed",
+                    merchant=event.merchant,
+                    order=event.order,
+                )
+            case CouponRefunded():
+                return replace(state, version=version, state="held")
+            case CouponReclaimed():
+                return replace(state, version=version, state="reclaimed")
+            case CouponExpired():
+                return replace(state, version=version, state="expired")
+            case CouponVoided():
+                return replace(state, version=version, state="voided")
+            case _:
+                raise AssertionError(f"{event.TOPIC} is no event of a coupon")
+
+
+COUPON_FOLD = CouponFold()

@@ -1,0 +1,80 @@
+"""Refusals: the stable codes that name a failing rule, in order of precedence.
+
+A request that breaks several rules is answered with the first code of its row in `PRECEDENCE`.
+A refusal writes no event.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Final
+
+PRECEDENCE: Final[dict[str, tuple[str, ...]]] = {
+    "draft": ("already_drafted",),
+    "propose_funding": (
+        "not_found",
+        "wrong_state",
+        "unit_mismatch",
+        "funding_stale",
+        "below_issued",
+        "below_granted",
+        "over_cap",
+    ),
+    "approve_funding": (
+        "not_found",
+        "wrong_state",
+        "no_funding_proposed",
+        "self_approval",
+        "unit_mismatch",
+        "proposal_changed",
+        "funding_stale",
+        "below_issued",
+        "below_granted",
+    ),
+    "open": ("not_found", "unfunded", "wrong_state"),
+    "pause": ("not_found", "wrong_state"),
+    "resume": ("not_found", "wrong_state"),
+    "close": ("not_found", "wrong_state"),
+    "claim": (
+        "not_found",
+        "not_open",
+        "already_claimed",
+        "limit_reached",
+        "sold_out",
+        "budget_exhausted",
+    ),
+    "redeem": (
+        "not_found",
+        "coupon_voided",
+        "coupon_reclaimed",
+        "already_redeemed",
+        "coupon_expired",
+        "not_yet_valid",
+        "merchant_not_designated",
+        "unit_mismatch",
+        "below_threshold",
+    ),
+    "refund": ("not_found", "not_redeemed", "order_mismatch"),
+    "void": (
+        "not_found",
+        "already_redeemed",
+        "coupon_voided",
+        "coupon_expired",
+        "coupon_reclaimed",
+    ),
+    "expire": ("not_found", "not_held", "still_valid"),
+}
+"""Command → its refusal codes, the first that applies is answered."""
+
+
+class Refusal(Exception):
+    """A request breaks a rule. `code` is stable; `facts` are the values that the rule looked at."""
+
+    def __init__(self, code: str, **facts: Any) -> None:
+        super().__init__(code)
+        self.code = code
+        self.facts = facts
+
+
+RenderRefusal = Callable[[Refusal], bytes]
+"""Turns a refusal into the bytes of its reply; the same refusal always into the same bytes."""
