@@ -10,7 +10,7 @@ from collections.abc import Callable
 from typing import Any, Final
 
 PRECEDENCE: Final[dict[str, tuple[str, ...]]] = {
-    "draft": ("already_drafted",),
+    "draft": (),
     "propose_funding": (
         "not_found",
         "wrong_state",
@@ -18,7 +18,6 @@ PRECEDENCE: Final[dict[str, tuple[str, ...]]] = {
         "funding_stale",
         "below_issued",
         "below_granted",
-        "over_cap",
     ),
     "approve_funding": (
         "not_found",

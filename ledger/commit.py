@@ -13,7 +13,7 @@ import logging
 import threading
 import time
 from collections import OrderedDict, deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Future
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -46,11 +46,10 @@ _LOST: Final = (
 """The transaction is gone; whether it was committed depends on how far it had come."""
 
 _NO_SURPRISES: Final = {
-    # The writer's reads are all by primary key; a plan made while a table was empty must not
-    # turn into a scan when it has grown.
+    # The writer's reads are by primary key. Each is a LATERAL subquery behind OFFSET 0, so that it
+    # is a look-up per key whatever the planner believes of a table that has just begun to grow.
     "enable_seqscan": "off",
-    "enable_hashjoin": "off",
-    "enable_mergejoin": "off",
+    "jit": "off",
     "lock_timeout": "5s",
     "statement_timeout": "10s",
 }
@@ -118,7 +117,7 @@ class View(Protocol):
         ...
 
     def state(self, read: Read[S]) -> S | None:
-        """The state of a stream that the request named in `reads`; None when it has no events."""
+        """The state of a stream; None when it has no events. Cheapest when named in `reads`."""
         ...
 
     def version(self, stream: UUID) -> int:
@@ -126,7 +125,7 @@ class View(Protocol):
         ...
 
     def capacity(self, pool: PoolKey) -> Capacity:
-        """The stock and budget of a pool that the request named in `pools`; zeros when new."""
+        """The stock and budget of a pool; zeros when new. Cheapest when named in `pools`."""
         ...
 
 
@@ -512,54 +511,45 @@ class _Scene:
         kept: OrderedDict[UUID, _Loaded],
         batch: list[Ticket],
     ) -> None:
+        self._cursor = cursor
         self._book = book
         self._mapper = mapper
+        self._kept = kept
         self._head = head
         self._position = head.position
         self._at = head.at
         self.now = self._clock = appending.instant(head)
+        requests = [ticket.request for ticket in batch]
+        self._replies = _select_replies(
+            cursor, book, [(r.scope, r.key) for r in requests if r.key is not None]
+        )
         self._folds: dict[UUID, Read[Any]] = {}
-        pools: set[PoolKey] = set()
-        keys: list[tuple[str, str]] = []
-        for ticket in batch:
-            request = ticket.request
-            for read in request.reads:
-                self._folds[read.stream] = read
-            pools.update(request.pools)
-            if request.key is not None:
-                keys.append((request.scope, request.key))
-        self._replies = _select_replies(cursor, book, keys)
-        self._streams = {
-            stream: _Loaded(kept[stream].version, kept[stream].state)
-            if stream in kept
-            else _Loaded()
-            for stream in self._folds
-        }
-        self._load_streams(cursor)
-        self._pools = _select_capacity(cursor, book, pools)
+        self._streams: dict[UUID, _Loaded] = {}
+        self._load_streams([read for r in requests for read in r.reads])
+        self._pools: dict[PoolKey, Capacity] = {}
+        self._load_pools({pool for r in requests for pool in r.pools})
         self._new_events: list[es.StoredEvent] = []
         self._new_replies: list[StoredReply] = []
         self._changed_pools: set[PoolKey] = set()
         self._undo = _Undo()
 
-    def _load_streams(self, cursor: Any) -> None:
-        if not self._streams:
-            return
-        cursor.execute(
-            "SELECT e.originator_id, e.originator_version, e.topic, e.state"
-            " FROM unnest(%s::uuid[], %s::int[]) AS w (stream, after)"
-            " JOIN event e ON e.book = %s AND e.originator_id = w.stream"
-            " AND e.originator_version > w.after"
-            " ORDER BY e.originator_id, e.originator_version",
-            (
-                "{" + ",".join(stream.hex for stream in self._streams) + "}",
-                "{" + ",".join(str(known.version) for known in self._streams.values()) + "}",
-                self._book,
-            ),
-        )
-        for stream, version, topic, state in cursor.fetchall():
+    def _load_streams(self, reads: Iterable[Read[Any]]) -> dict[UUID, _Loaded]:
+        """Read the streams, from the kept state on where there is one; return all known ones."""
+        known: dict[UUID, _Loaded] = {}
+        for read in reads:
+            self._folds[read.stream] = read
+            kept = self._kept.get(read.stream)
+            known[read.stream] = _Loaded(kept.version, kept.state) if kept else _Loaded()
+        self._streams.update(known)
+        for stream, version, topic, state in _select_events(self._cursor, self._book, known):
             event = self._mapper.decode(topic, bytes(state), stream, version)
-            self._evolve(self._streams[stream], event)
+            self._evolve(known[stream], event)
+        return known
+
+    def _load_pools(self, pools: Iterable[PoolKey]) -> None:
+        wanted = set(pools)
+        self._pools.update(dict.fromkeys(wanted, Capacity()))
+        self._pools.update(_select_capacity(self._cursor, self._book, wanted))
 
     def _evolve(self, loaded: _Loaded, event: Event) -> None:
         fold = self._folds[event.originator_id].fold
@@ -569,16 +559,21 @@ class _Scene:
     # What a decision may look at (`View`).
 
     def state(self, read: Read[S]) -> S | None:
-        """The state of a stream named in `reads`."""
-        return cast("S | None", self._streams[read.stream].state)
+        """The state of a stream, read now when the batch did not know that it would be needed."""
+        loaded = self._streams.get(read.stream)
+        if loaded is None:
+            loaded = self._load_streams([read])[read.stream]
+        return cast("S | None", loaded.state)
 
     def version(self, stream: UUID) -> int:
-        """The last version of a stream named in `reads`."""
+        """The last version of a stream that was read."""
         return self._streams[stream].version
 
     def capacity(self, pool: PoolKey) -> Capacity:
-        """The capacity of a pool named in `pools`."""
-        return self._pools.get(pool, _NOTHING)
+        """The capacity of a pool, read now when the batch did not know of it."""
+        if pool not in self._pools:
+            self._load_pools([pool])
+        return self._pools[pool]
 
     # Deciding.
 
@@ -680,13 +675,31 @@ class _Scene:
         ]
 
 
-_NOTHING: Final = Capacity()
-
-
 def _replay(request: Request, stored: StoredReply, *, first: bool) -> Answer | Exception:
     if stored.fingerprint != request.fingerprint:
         return KeyReused()
     return Answer(stored.code, stored.body, stored.position, replayed=not first)
+
+
+def _select_events(
+    cursor: Any, book: str, known: dict[UUID, _Loaded]
+) -> list[tuple[UUID, int, str, Any]]:
+    """Read the events of streams after the versions that are known already."""
+    if not known:
+        return []
+    cursor.execute(
+        "SELECT e.originator_id, e.originator_version, e.topic, e.state"
+        " FROM unnest(%s::uuid[], %s::int[]) AS w (stream, after), LATERAL ("
+        "SELECT * FROM event WHERE book = %s AND originator_id = w.stream"
+        " AND originator_version > w.after OFFSET 0) e"
+        " ORDER BY e.originator_id, e.originator_version",
+        (
+            "{" + ",".join(stream.hex for stream in known) + "}",
+            "{" + ",".join(str(loaded.version) for loaded in known.values()) + "}",
+            book,
+        ),
+    )
+    return cast("list[tuple[UUID, int, str, Any]]", cursor.fetchall())
 
 
 def _select_replies(
@@ -696,8 +709,8 @@ def _select_replies(
         return {}
     cursor.execute(
         "SELECT i.scope, i.key, i.fingerprint, i.code, i.body, i.position"
-        " FROM unnest(%s::text[], %s::text[]) AS w (scope, key)"
-        " JOIN idempotency i ON i.book = %s AND i.scope = w.scope AND i.key = w.key",
+        " FROM unnest(%s::text[], %s::text[]) AS w (scope, key), LATERAL ("
+        "SELECT * FROM idempotency WHERE book = %s AND scope = w.scope AND key = w.key OFFSET 0) i",
         ([scope for scope, _ in keys], [key for _, key in keys], book),
     )
     return {
@@ -712,8 +725,9 @@ def _select_capacity(cursor: Any, book: str, pools: set[PoolKey]) -> dict[PoolKe
     wanted = sorted(pools, key=lambda pool: (pool[0].bytes, pool[1]))
     cursor.execute(
         "SELECT c.campaign, c.pool, c.issued, c.quota, c.granted_minor, c.budget_minor"
-        " FROM unnest(%s::uuid[], %s::text[]) AS w (campaign, pool)"
-        " JOIN capacity c ON c.book = %s AND c.campaign = w.campaign AND c.pool = w.pool",
+        " FROM unnest(%s::uuid[], %s::text[]) AS w (campaign, pool), LATERAL ("
+        "SELECT * FROM capacity WHERE book = %s AND campaign = w.campaign"
+        " AND pool = w.pool OFFSET 0) c",
         ([campaign for campaign, _ in wanted], [pool for _, pool in wanted], book),
     )
     return {(campaign, pool): Capacity(*rest) for campaign, pool, *rest in cursor.fetchall()}

@@ -1,0 +1,707 @@
+"""Commands: what people ask for, and the pure decision on each.
+
+A command becomes a request for the writer: what it reads, and how it is decided at its place in
+the order. A decision returns events and a reply, or raises the first `Refusal` of its row in
+`campaigns.refusals.PRECEDENCE`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any, ClassVar, Final, NamedTuple
+from uuid import UUID, uuid5
+
+from campaigns.campaign import (
+    CAMPAIGN_FOLD,
+    POOL,
+    BudgetReclaimed,
+    Campaign,
+    CampaignClosed,
+    CampaignDrafted,
+    CampaignFunded,
+    CampaignOpened,
+    CampaignPaused,
+    CampaignResumed,
+    FundingProposed,
+    Terms,
+)
+from campaigns.coupon import (
+    COUPON_FOLD,
+    Coupon,
+    CouponClaimed,
+    CouponExpired,
+    CouponReclaimed,
+    CouponRedeemed,
+    CouponRefunded,
+    CouponVoided,
+    coupon_id,
+)
+from campaigns.refusals import Refusal, RenderRefusal
+from campaigns.replies import (
+    CAMPAIGN_PREFIX,
+    COUPON_PREFIX,
+    EndingReply,
+    RedemptionReply,
+    RefundReply,
+    campaign_reply,
+    coupon_reply,
+    encode,
+)
+from ledger.appending import Capacity
+from ledger.books import Book, PublicId
+from ledger.commit import Read, Request, Verdict, View
+from ledger.events import Actor, Event, Why
+from ledger.money import Money
+
+CAMPAIGN_NAMESPACE: Final = UUID("5b1c7a52-6c0f-5a53-8f6e-3f2d5f0c9a11")
+
+Changes = Sequence[tuple[tuple[UUID, str], Capacity]]
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """Who calls and how. `at` is the instant in simulated time, else None: the database's clock."""
+
+    by: Actor
+    request_id: str
+    render: RenderRefusal
+    key: str | None = None
+    fingerprint: bytes = b""
+    at: datetime | None = None
+
+    @property
+    def scope(self) -> str:
+        """The caller's own space of idempotency keys."""
+        return f"{self.by.role}:{self.by.id}"
+
+
+class Header(NamedTuple):
+    """What every event of one decision carries."""
+
+    at: datetime
+    by: Actor
+    why: Why
+
+    def of(self, stream: UUID, version: int) -> dict[str, Any]:
+        """The header fields of an event that is `version` of `stream`."""
+        return {
+            "originator_id": stream,
+            "originator_version": version,
+            "at": self.at,
+            "by": self.by,
+            "why": self.why,
+        }
+
+
+class Decision(NamedTuple):
+    """What happened (`code`), what the caller is told, and what is written."""
+
+    code: str
+    reply: Any
+    events: Sequence[Event]
+    capacity: Changes = ()
+
+
+class Command:
+    """Something that a caller asks the book to do."""
+
+    __slots__ = ()
+
+    name: ClassVar[str]
+
+    def request(self, call: Call) -> Request:
+        """Return the request for the writer of the command's book."""
+
+        def decide(view: View) -> Verdict:
+            try:
+                decision = self.decide(view, call.by, header(view, call))
+            except Refusal as refusal:
+                return Verdict(refusal.code, call.render(refusal))
+            return Verdict(
+                decision.code, encode(decision.reply), decision.events, decision.capacity
+            )
+
+        return Request(
+            decide=decide,
+            reads=self.reads(),
+            pools=self.pools(),
+            scope=call.scope,
+            key=call.key,
+            fingerprint=call.fingerprint,
+            at=call.at,
+        )
+
+    def reads(self) -> tuple[Read[Any], ...]:
+        """The streams that are surely looked at, so that a batch reads them at once."""
+        raise NotImplementedError
+
+    def pools(self) -> tuple[tuple[UUID, str], ...]:
+        """The pools that are surely looked at."""
+        return ()
+
+    def decide(self, view: View, by: Actor, header: Header) -> Decision:
+        """Decide, or raise `Refusal`. Pure: it looks at nothing but its arguments."""
+        raise NotImplementedError
+
+
+def header(view: View, call: Call) -> Header:
+    """Return what the events of this call carry."""
+    fingerprint = call.fingerprint.hex() if call.key is not None else None
+    return Header(view.now, call.by, Why(call.request_id, call.key, fingerprint))
+
+
+def campaign_id(book: Book, by: Actor, key: str) -> UUID:
+    """Return the id of the campaign that a caller drafts with an idempotency key."""
+    return uuid5(CAMPAIGN_NAMESPACE, f"{book}:{by.role}:{by.id}:{key}")
+
+
+# Campaigns
+
+
+@dataclass(frozen=True, slots=True)
+class DraftCampaign(Command):
+    """Write a campaign down. `campaign` comes from `campaign_id`, so that a retry is the same."""
+
+    name = "draft"
+
+    book: Book
+    campaign: UUID
+    title: str
+    sponsor: str
+    terms: Terms
+
+    def reads(self) -> tuple[Read[Any], ...]:
+        """The new campaign's stream, which must be empty."""
+        return (_campaign_read(self.campaign),)
+
+    def decide(self, view: View, by: Actor, header: Header) -> Decision:
+        """A campaign is drafted once for each idempotency key; the key's row answers a retry."""
+        event = CampaignDrafted(
+            **header.of(self.campaign, view.version(self.campaign) + 1),
+            name=self.title,
+            sponsor=self.sponsor,
+            terms=self.terms,
+        )
+        return _campaign_decision(self.book, "drafted", None, [event])
+
+
+@dataclass(frozen=True, slots=True)
+class CampaignCommand(Command):
+    """A command on an existing campaign."""
+
+    book: Book
+    campaign: UUID
+
+    def reads(self) -> tuple[Read[Any], ...]:
+        """The campaign."""
+        return (_campaign_read(self.campaign),)
+
+    def pools(self) -> tuple[tuple[UUID, str], ...]:
+        """Its stock and budget."""
+        return ((self.campaign, POOL),)
+
+
+@dataclass(frozen=True, slots=True)
+class ProposeFunding(CampaignCommand):
+    """Ask for a quota and budget (targets); `from_…` are the values that the caller saw."""
+
+    name = "propose_funding"
+
+    quota: int
+    budget: Money
+    from_quota: int
+    from_budget_minor: int
+
+    def decide(self, view: View, by: Actor, header: Header) -> Decision:
+        """Targets may not fall below what is issued and granted already."""
+        campaign = _known(view, self.campaign)
+        _require_state(campaign, "draft", "funded", "open", "paused")
+        _require_unit(campaign, self.budget)
+        if (self.from_quota, self.from_budget_minor) != (campaign.quota, campaign.budget_minor):
+            raise _stale(campaign)
+        _require_covered(view, self.campaign, self.quota, self.budget.amount_minor)
+        event = FundingProposed(
+            **header.of(campaign.id, campaign.version + 1),
+            quota=self.quota,
+            budget_minor=self.budget.amount_minor,
+            from_quota=self.from_quota,
+            from_budget_minor=self.from_budget_minor,
+        )
+        return _campaign_decision(self.book, "funding_proposed", campaign, [event])
+
+
+@dataclass(frozen=True, slots=True)
+class ApproveFunding(CampaignCommand):
+    """Approve the pending proposal, named by its values; only somebody else may."""
+
+    name = "approve_funding"
+
+    quota: int
+    budget: Money
+
+    def decide(self, view: View, by: Actor, header: Header) -> Decision:
+        """The sponsor's money moves into the pot, or out of it when the target is lower."""
+        campaign = _known(view, self.campaign)
+        _require_state(campaign, "draft", "funded", "open", "paused")
+        proposal = campaign.proposal
+        if proposal is None:
+            raise Refusal("no_funding_proposed")
+        if proposal.by == by.id:
+            raise Refusal("self_approval")
+        _require_unit(campaign, self.budget)
+        if (self.quota, self.budget.amount_minor) != (proposal.quota, proposal.budget_minor):
+            raise Refusal(
+                "proposal_changed", quota=proposal.quota, budget_minor=proposal.budget_minor
+            )
+        if (proposal.from_quota, proposal.from_budget_minor) != (
+            campaign.quota,
+            campaign.budget_minor,
+        ):
+            raise _stale(campaign)
+        _require_covered(view, self.campaign, self.quota, self.budget.amount_minor)
+        event = CampaignFunded(
+            **header.of(campaign.id, campaign.version + 1),
+            quota=proposal.quota,
+            budget_minor=proposal.budget_minor,
+            quota_change=proposal.quota - campaign.quota,
+            budget_change_minor=proposal.budget_minor - campaign.budget_minor,
+            currency=campaign.terms.currency,
+            sponsor=campaign.sponsor,
+            proposed_by=proposal.by,
+        )
+        change = Capacity(quota=event.quota_change, budget_minor=event.budget_change_minor)
+        return _campaign_decision(
+            self.book, "funded", campaign, [event], [((self.campaign, POOL), change)]
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class OpenCampaign(CampaignCommand):
+    """Let people claim, within the claim window."""
+
+    name = "open"
+
+    def decide(self, view: View, by: Actor, header: Header) -> Decision:
+        """Only a funded campaign opens."""
+        campaign = _known(view, self.campaign)
+        if campaign.state == "draft":
+            raise Refusal("unfunded")
+        _require_state(campaign, "funded")
+        event = CampaignOpened(**header.of(campaign.id, campaign.version + 1))
+        return _campaign_decision(self.book, "opened", campaign, [event])
+
+
+@dataclass(frozen=True, slots=True)
+class PauseCampaign(CampaignCommand):
+    """Refuse claims until resumed."""
+
+    name = "pause"
+
+    reason: str
+
+    def decide(self, view: View, by: Actor, header: Header) -> Decision:
+        """Only an open campaign pauses."""
+        campaign = _known(view, self.campaign)
+        _require_state(campaign, "open")
+        event = CampaignPaused(
+            **header.of(campaign.id, campaign.version + 1), reason=self.reason
+        )
+        return _campaign_decision(self.book, "paused", campaign, [event])
+
+
+@dataclass(frozen=True, slots=True)
+class ResumeCampaign(CampaignCommand):
+    """Take claims again."""
+
+    name = "resume"
+
+    def decide(self, view: View, by: Actor, header: Header) -> Decision:
+        """Only a paused campaign resumes."""
+        campaign = _known(view, self.campaign)
+        _require_state(campaign, "paused")
+        event = CampaignResumed(**header.of(campaign.id, campaign.version + 1))
+        return _campaign_decision(self.book, "resumed", campaign, [event])
+
+
+@dataclass(frozen=True, slots=True)
+class CloseCampaign(CampaignCommand):
+    """End the claims for good and give the rest of the pot back to the sponsor."""
+
+    name = "close"
+
+    reason: str
+
+    def decide(self, view: View, by: Actor, header: Header) -> Decision:
+        """Held coupons stay usable; their money is reserved and does not go back yet."""
+        campaign = _known(view, self.campaign)
+        _require_state(campaign, "draft", "funded", "open", "paused")
+        capacity = view.capacity((self.campaign, POOL))
+        left = capacity.budget_minor - capacity.granted_minor
+        events: list[Event] = [
+            CampaignClosed(**header.of(campaign.id, campaign.version + 1), reason=self.reason)
+        ]
+        if left:
+            events.append(
+                BudgetReclaimed(
+                    **header.of(campaign.id, campaign.version + 2),
+                    amount_minor=left,
+                    currency=campaign.terms.currency,
+                    sponsor=campaign.sponsor,
+                )
+            )
+        change = Capacity(budget_minor=-left)
+        return _campaign_decision(
+            self.book, "closed", campaign, events, [((self.campaign, POOL), change)]
+        )
+
+
+# Coupons
+
+
+@dataclass(frozen=True, slots=True)
+class ClaimCoupon(Command):
+    """Take a coupon of a campaign for a person."""
+
+    name = "claim"
+
+    book: Book
+    campaign: UUID
+    person: str
+
+    def reads(self) -> tuple[Read[Any], ...]:
+        """The campaign and the person's first coupon; a further one is read when that is taken."""
+        return (_campaign_read(self.campaign), _coupon_read(self._coupon(1)))
+
+    def pools(self) -> tuple[tuple[UUID, str], ...]:
+        """The campaign's stock and budget."""
+        return ((self.campaign, POOL),)
+
+    def decide(self, view: View, by: Actor, header: Header) -> Decision:
+        """One coupon a claim, up to the person's limit, the stock and the budget."""
+        campaign = _known(view, self.campaign)
+        terms = campaign.terms
+        _require_open(campaign, view.now)
+        n, coupon = self._free_coupon(view, terms.per_person_limit)
+        capacity = view.capacity((self.campaign, POOL))
+        if capacity.issued >= capacity.quota:
+            raise Refusal("sold_out", quota=capacity.quota)
+        if capacity.granted_minor + terms.face_minor > capacity.budget_minor:
+            raise Refusal("budget_exhausted", budget_minor=capacity.budget_minor)
+        event = CouponClaimed(
+            **header.of(coupon, 1),
+            campaign=campaign.id,
+            campaign_version=campaign.version,
+            person=self.person,
+            n=n,
+            face_minor=terms.face_minor,
+            threshold_minor=terms.threshold_minor,
+            currency=terms.currency,
+            valid_from=terms.valid_from,
+            valid_until=terms.valid_until,
+        )
+        reply = coupon_reply(self.book, COUPON_FOLD.evolve(None, event))
+        taken = Capacity(issued=1, granted_minor=terms.face_minor)
+        return Decision("claimed", reply, [event], [((self.campaign, POOL), taken)])
+
+    def _coupon(self, n: int) -> UUID:
+        return coupon_id(self.campaign, self.person, n)
+
+    def _free_coupon(self, view: View, limit: int) -> tuple[int, UUID]:
+        for n in range(1, limit + 1):
+            coupon = self._coupon(n)
+            if view.state(_coupon_read(coupon)) is None:
+                return n, coupon
+        if limit == 1:
+            first = str(PublicId(COUPON_PREFIX, self.book, self._coupon(1)))
+            raise Refusal("already_claimed", coupon=first)
+        raise Refusal("limit_reached", per_person_limit=limit)
+
+
+@dataclass(frozen=True, slots=True)
+class CouponCommand(Command):
+    """A command on an existing coupon."""
+
+    book: Book
+    coupon: UUID
+
+    def reads(self) -> tuple[Read[Any], ...]:
+        """The coupon; its campaign is read once the coupon says which."""
+        return (_coupon_read(self.coupon),)
+
+    def _known(self, view: View) -> tuple[Coupon, Campaign]:
+        coupon = view.state(_coupon_read(self.coupon))
+        if coupon is None:
+            raise Refusal("not_found")
+        return coupon, _known(view, coupon.campaign)
+
+    def _names(self, coupon: Coupon) -> dict[str, str]:
+        return {
+            "coupon": str(PublicId(COUPON_PREFIX, self.book, coupon.id)),
+            "campaign": str(PublicId(CAMPAIGN_PREFIX, self.book, coupon.campaign)),
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class RedeemCoupon(CouponCommand):
+    """Use a coupon for an order at a merchant."""
+
+    name = "redeem"
+
+    merchant: str
+    shop: str | None
+    order: str
+    order_total: Money
+
+    def decide(self, view: View, by: Actor, header: Header) -> Decision:
+        """The whole face value comes off, so an order below it is below the threshold."""
+        coupon, campaign = self._known(view)
+        self._require_usable(coupon, campaign, view.now)
+        event = CouponRedeemed(
+            **header.of(coupon.id, coupon.version + 1),
+            campaign=coupon.campaign,
+            person=coupon.person,
+            merchant=self.merchant,
+            shop=self.shop,
+            order=self.order,
+            order_total_minor=self.order_total.amount_minor,
+            discount_minor=coupon.face_minor,
+            currency=coupon.currency,
+        )
+        discount = Money(coupon.face_minor, coupon.currency)
+        reply = RedemptionReply(
+            **self._names(coupon),
+            state="redeemed",
+            merchant=self.merchant,
+            order=self.order,
+            discount=discount,
+            payable=self.order_total - discount,
+            redeemed_at=view.now,
+        )
+        return Decision("redeemed", reply, [event])
+
+    def _require_usable(self, coupon: Coupon, campaign: Campaign, now: datetime) -> None:
+        _require_not_ended(coupon)
+        if coupon.state == "redeemed":
+            raise Refusal("already_redeemed")
+        if coupon.state == "expired" or now >= coupon.valid_until:
+            raise Refusal("coupon_expired", valid_until=coupon.valid_until)
+        if now < coupon.valid_from:
+            raise Refusal("not_yet_valid", valid_from=coupon.valid_from)
+        merchants = campaign.terms.merchants
+        if merchants is not None and self.merchant not in merchants:
+            raise Refusal("merchant_not_designated", merchant=self.merchant)
+        if self.order_total.currency != coupon.currency:
+            raise Refusal("unit_mismatch", currency=coupon.currency)
+        if self.order_total.amount_minor < coupon.threshold_minor:
+            raise Refusal("below_threshold", threshold_minor=coupon.threshold_minor)
+
+
+@dataclass(frozen=True, slots=True)
+class RefundCoupon(CouponCommand):
+    """Take a redemption back because the order was returned."""
+
+    name = "refund"
+
+    merchant: str
+    order: str
+    reason: str
+
+    def decide(self, view: View, by: Actor, header: Header) -> Decision:
+        """Inside its validity the coupon is held again; afterwards it is reclaimed at once."""
+        coupon, campaign = self._known(view)
+        if coupon.merchant is not None and coupon.merchant != self.merchant:
+            raise Refusal("not_found")
+        if coupon.state != "redeemed":
+            raise Refusal("not_redeemed", state=coupon.state)
+        if coupon.order != self.order:
+            raise Refusal("order_mismatch")
+        events: list[Event] = [
+            CouponRefunded(
+                **header.of(coupon.id, coupon.version + 1),
+                campaign=coupon.campaign,
+                person=coupon.person,
+                merchant=self.merchant,
+                order=self.order,
+                amount_minor=coupon.face_minor,
+                currency=coupon.currency,
+                reason=self.reason,
+            )
+        ]
+        changes: Changes = ()
+        if view.now >= coupon.valid_until:
+            events.append(
+                CouponReclaimed(
+                    **header.of(coupon.id, coupon.version + 2),
+                    **_returned_money(coupon, campaign),
+                )
+            )
+            changes = _return_to_capacity(coupon, campaign)
+        reply = RefundReply(
+            **self._names(coupon),
+            state="reclaimed" if changes else "held",
+            merchant=self.merchant,
+            order=self.order,
+            refunded=Money(coupon.face_minor, coupon.currency),
+            refunded_at=view.now,
+        )
+        return Decision("refunded", reply, events, changes)
+
+
+@dataclass(frozen=True, slots=True)
+class VoidCoupon(CouponCommand):
+    """End a held coupon for a reason; a redeemed one cannot be voided."""
+
+    name = "void"
+
+    reason: str
+
+    def decide(self, view: View, by: Actor, header: Header) -> Decision:
+        """The money goes back to the pot, or to the sponsor once the campaign is closed."""
+        coupon, campaign = self._known(view)
+        if coupon.state == "redeemed":
+            raise Refusal("already_redeemed")
+        if coupon.state == "voided":
+            raise Refusal("coupon_voided")
+        if coupon.state == "expired" or (
+            coupon.state == "held" and view.now >= coupon.valid_until
+        ):
+            raise Refusal("coupon_expired", valid_until=coupon.valid_until)
+        _require_not_ended(coupon)
+        event = CouponVoided(
+            **header.of(coupon.id, coupon.version + 1),
+            **_returned_money(coupon, campaign),
+            reason=self.reason,
+        )
+        return _ending(self._names(coupon), view.now, coupon, campaign, "voided", event)
+
+
+@dataclass(frozen=True, slots=True)
+class ExpireCoupon(CouponCommand):
+    """Record that a held coupon's validity has ended (the sweeper's command)."""
+
+    name = "expire"
+
+    def decide(self, view: View, by: Actor, header: Header) -> Decision:
+        """Expiry is judged again here: the sweeper's list is a hint."""
+        coupon, campaign = self._known(view)
+        if coupon.state != "held":
+            raise Refusal("not_held", state=coupon.state)
+        if view.now < coupon.valid_until:
+            raise Refusal("still_valid", valid_until=coupon.valid_until)
+        event = CouponExpired(
+            **header.of(coupon.id, coupon.version + 1),
+            **_returned_money(coupon, campaign),
+            valid_until=coupon.valid_until,
+        )
+        return _ending(self._names(coupon), view.now, coupon, campaign, "expired", event)
+
+
+# What decisions share
+
+
+def _campaign_read(campaign: UUID) -> Read[Campaign]:
+    return Read(campaign, CAMPAIGN_FOLD, keep=True)
+
+
+def _coupon_read(coupon: UUID) -> Read[Coupon]:
+    return Read(coupon, COUPON_FOLD)
+
+
+def _known(view: View, campaign_uuid: UUID) -> Campaign:
+    campaign = view.state(_campaign_read(campaign_uuid))
+    if campaign is None:
+        raise Refusal("not_found")
+    return campaign
+
+
+def _require_state(campaign: Campaign, *allowed: str) -> None:
+    if campaign.state not in allowed:
+        raise Refusal("wrong_state", state=campaign.state, allowed=list(allowed))
+
+
+def _require_unit(campaign: Campaign, amount: Money) -> None:
+    if amount.currency != campaign.terms.currency:
+        raise Refusal("unit_mismatch", currency=campaign.terms.currency)
+
+
+def _require_covered(view: View, campaign: UUID, quota: int, budget_minor: int) -> None:
+    capacity = view.capacity((campaign, POOL))
+    if quota < capacity.issued:
+        raise Refusal("below_issued", issued=capacity.issued)
+    if budget_minor < capacity.granted_minor:
+        raise Refusal("below_granted", granted_minor=capacity.granted_minor)
+
+
+def _require_open(campaign: Campaign, now: datetime) -> None:
+    terms = campaign.terms
+    if campaign.state == "draft":
+        raise Refusal("not_found")
+    if campaign.state != "open":
+        raise Refusal("not_open", state=campaign.state)
+    if now < terms.claim_from:
+        raise Refusal("not_open", state="open", opens_at=terms.claim_from)
+    if now >= terms.claim_until:
+        raise Refusal("not_open", state="open", ended_at=terms.claim_until)
+
+
+def _require_not_ended(coupon: Coupon) -> None:
+    if coupon.state in {"voided", "reclaimed"}:
+        raise Refusal(f"coupon_{coupon.state}")
+
+
+def _stale(campaign: Campaign) -> Refusal:
+    return Refusal("funding_stale", quota=campaign.quota, budget_minor=campaign.budget_minor)
+
+
+def _campaign_decision(
+    book: Book,
+    code: str,
+    campaign: Campaign | None,
+    events: Sequence[Event],
+    capacity: Changes = (),
+) -> Decision:
+    for event in events:
+        campaign = CAMPAIGN_FOLD.evolve(campaign, event)
+    assert campaign is not None, "a decision on a campaign has an event"
+    return Decision(code, campaign_reply(book, campaign), events, capacity)
+
+
+def _returned_money(coupon: Coupon, campaign: Campaign) -> dict[str, Any]:
+    return {
+        "campaign": coupon.campaign,
+        "person": coupon.person,
+        "amount_minor": coupon.face_minor,
+        "currency": coupon.currency,
+        "to": campaign.returns_to,
+        "sponsor": campaign.sponsor,
+    }
+
+
+def _return_to_capacity(coupon: Coupon, campaign: Campaign) -> Changes:
+    """The money is granted no more; the piece goes back to stock when the terms say so."""
+    change = Capacity(
+        issued=-1 if campaign.terms.restock else 0,
+        granted_minor=-coupon.face_minor,
+        budget_minor=-coupon.face_minor if campaign.returns_to == "sponsor" else 0,
+    )
+    return [((coupon.campaign, POOL), change)]
+
+
+def _ending(
+    names: dict[str, str],
+    now: datetime,
+    coupon: Coupon,
+    campaign: Campaign,
+    code: str,
+    event: Event,
+) -> Decision:
+    reply = EndingReply(
+        **names,
+        state=code,
+        returned=Money(coupon.face_minor, coupon.currency),
+        returned_to=campaign.returns_to,
+        ended_at=now,
+    )
+    return Decision(code, reply, [event], _return_to_capacity(coupon, campaign))

@@ -1,0 +1,165 @@
+"""Replies: the bytes that a caller gets and that a replay gives again, byte for byte.
+
+Field order is part of the form. Public ids carry the book; money carries its currency; instants
+are UTC with `Z`.
+"""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Final
+
+import msgspec
+
+from campaigns.campaign import Campaign, Terms
+from campaigns.coupon import Coupon
+from ledger.books import Book, PublicId
+from ledger.money import Money
+
+CAMPAIGN_PREFIX: Final = "cmp"
+COUPON_PREFIX: Final = "cpn"
+
+_encoder: Final = msgspec.json.Encoder()
+encode = _encoder.encode
+
+
+class Window(msgspec.Struct, frozen=True, rename={"from_": "from"}):
+    """A half-open window of time: from ≤ t < until, both UTC."""
+
+    from_: datetime
+    until: datetime
+
+
+class Benefit(msgspec.Struct, frozen=True):
+    """What a coupon takes off (`face`) and from which order total on (`threshold`)."""
+
+    kind: str
+    face: Money
+    threshold: Money
+
+
+class ProposalReply(msgspec.Struct, frozen=True):
+    """A quota and budget that wait for a second operator."""
+
+    quota: int
+    budget: Money
+    proposed_by: str
+
+
+class CampaignReply(msgspec.Struct, frozen=True):
+    """A campaign as its operators see it."""
+
+    campaign: str
+    name: str
+    sponsor: str
+    state: str
+    version: int
+    coupon: Benefit
+    per_person_limit: int
+    claim_window: Window
+    validity_window: Window
+    zone: str
+    merchants: list[str] | None
+    restock: bool
+    quota: int
+    budget: Money
+    proposal: ProposalReply | None
+
+
+class CouponReply(msgspec.Struct, frozen=True):
+    """A coupon as its holder gets it on claiming."""
+
+    coupon: str
+    campaign: str
+    n: int
+    state: str
+    face: Money
+    threshold: Money
+    valid_from: datetime
+    valid_until: datetime
+    claimed_at: datetime
+
+
+class RedemptionReply(msgspec.Struct, frozen=True):
+    """What a merchant gets on redeeming: the discount and what is left to pay."""
+
+    coupon: str
+    campaign: str
+    state: str
+    merchant: str
+    order: str
+    discount: Money
+    payable: Money
+    redeemed_at: datetime
+
+
+class RefundReply(msgspec.Struct, frozen=True):
+    """What a merchant gets on a refund: the coupon is held again, or reclaimed for good."""
+
+    coupon: str
+    campaign: str
+    state: str
+    merchant: str
+    order: str
+    refunded: Money
+    refunded_at: datetime
+
+
+class EndingReply(msgspec.Struct, frozen=True):
+    """A coupon that ended: voided or expired, and what went back to whom."""
+
+    coupon: str
+    campaign: str
+    state: str
+    returned: Money
+    returned_to: str
+    ended_at: datetime
+
+
+def benefit(terms: Terms) -> Benefit:
+    """Return what a coupon under these terms is."""
+    return Benefit(
+        terms.kind,
+        Money(terms.face_minor, terms.currency),
+        Money(terms.threshold_minor, terms.currency),
+    )
+
+
+def campaign_reply(book: Book, campaign: Campaign) -> CampaignReply:
+    """Return a campaign's reply from its state."""
+    terms, proposal = campaign.terms, campaign.proposal
+    return CampaignReply(
+        campaign=str(PublicId(CAMPAIGN_PREFIX, book, campaign.id)),
+        name=campaign.name,
+        sponsor=campaign.sponsor,
+        state=campaign.state,
+        version=campaign.version,
+        coupon=benefit(terms),
+        per_person_limit=terms.per_person_limit,
+        claim_window=Window(terms.claim_from, terms.claim_until),
+        validity_window=Window(terms.valid_from, terms.valid_until),
+        zone=terms.zone,
+        merchants=terms.merchants,
+        restock=terms.restock,
+        quota=campaign.quota,
+        budget=Money(campaign.budget_minor, terms.currency),
+        proposal=proposal
+        and ProposalReply(
+            proposal.quota, Money(proposal.budget_minor, terms.currency), proposal.by
+        ),
+    )
+
+
+def coupon_reply(book: Book, coupon: Coupon) -> CouponReply:
+    """Return a held coupon's reply from its state."""
+    return CouponReply(
+        coupon=str(PublicId(COUPON_PREFIX, book, coupon.id)),
+        campaign=str(PublicId(CAMPAIGN_PREFIX, book, coupon.campaign)),
+        n=coupon.n,
+        state=coupon.state,
+        face=Money(coupon.face_minor, coupon.currency),
+        threshold=Money(coupon.threshold_minor, coupon.currency),
+        valid_from=coupon.valid_from,
+        valid_until=coupon.valid_until,
+        claimed_at=coupon.claimed_at,
+    )
