@@ -153,7 +153,7 @@ class Campaign(msgspec.Struct, frozen=True, kw_only=True):
 class CampaignFold:
     """Folds a campaign's events into a `Campaign`."""
 
-    def evolve(self, state: Campaign | None, event: Any) -> Campaign:
+    def evolve(self, state: Campaign | None, event: Any) -> Campaign:  # noqa: PLR0911 - one table
         """Return the campaign after `event`."""
         version = event.originator_version
         match event:

@@ -116,7 +116,7 @@ class Command:
 
         def decide(view: View) -> Verdict:
             try:
-                decision = self.decide(view, call.by, header(view, call))
+                decision = self.decide(view, header_of(view, call))
             except Refusal as refusal:
                 return Verdict(refusal.code, call.render(refusal))
             return Verdict(
@@ -141,12 +141,12 @@ class Command:
         """The pools that are surely looked at."""
         return ()
 
-    def decide(self, view: View, by: Actor, header: Header) -> Decision:
+    def decide(self, view: View, header: Header) -> Decision:
         """Decide, or raise `Refusal`. Pure: it looks at nothing but its arguments."""
         raise NotImplementedError
 
 
-def header(view: View, call: Call) -> Header:
+def header_of(view: View, call: Call) -> Header:
     """Return what the events of this call carry."""
     fingerprint = call.fingerprint.hex() if call.key is not None else None
     return Header(view.now, call.by, Why(call.request_id, call.key, fingerprint))
@@ -176,7 +176,7 @@ class DraftCampaign(Command):
         """The new campaign's stream, which must be empty."""
         return (_campaign_read(self.campaign),)
 
-    def decide(self, view: View, by: Actor, header: Header) -> Decision:
+    def decide(self, view: View, header: Header) -> Decision:
         """A campaign is drafted once for each idempotency key; the key's row answers a retry."""
         event = CampaignDrafted(
             **header.of(self.campaign, view.version(self.campaign) + 1),
@@ -214,7 +214,7 @@ class ProposeFunding(CampaignCommand):
     from_quota: int
     from_budget_minor: int
 
-    def decide(self, view: View, by: Actor, header: Header) -> Decision:
+    def decide(self, view: View, header: Header) -> Decision:
         """Targets may not fall below what is issued and granted already."""
         campaign = _known(view, self.campaign)
         _require_state(campaign, "draft", "funded", "open", "paused")
@@ -241,14 +241,14 @@ class ApproveFunding(CampaignCommand):
     quota: int
     budget: Money
 
-    def decide(self, view: View, by: Actor, header: Header) -> Decision:
+    def decide(self, view: View, header: Header) -> Decision:
         """The sponsor's money moves into the pot, or out of it when the target is lower."""
         campaign = _known(view, self.campaign)
         _require_state(campaign, "draft", "funded", "open", "paused")
         proposal = campaign.proposal
         if proposal is None:
             raise Refusal("no_funding_proposed")
-        if proposal.by == by.id:
+        if proposal.by == header.by.id:
             raise Refusal("self_approval")
         _require_unit(campaign, self.budget)
         if (self.quota, self.budget.amount_minor) != (proposal.quota, proposal.budget_minor):
@@ -283,7 +283,7 @@ class OpenCampaign(CampaignCommand):
 
     name = "open"
 
-    def decide(self, view: View, by: Actor, header: Header) -> Decision:
+    def decide(self, view: View, header: Header) -> Decision:
         """Only a funded campaign opens."""
         campaign = _known(view, self.campaign)
         if campaign.state == "draft":
@@ -301,13 +301,11 @@ class PauseCampaign(CampaignCommand):
 
     reason: str
 
-    def decide(self, view: View, by: Actor, header: Header) -> Decision:
+    def decide(self, view: View, header: Header) -> Decision:
         """Only an open campaign pauses."""
         campaign = _known(view, self.campaign)
         _require_state(campaign, "open")
-        event = CampaignPaused(
-            **header.of(campaign.id, campaign.version + 1), reason=self.reason
-        )
+        event = CampaignPaused(**header.of(campaign.id, campaign.version + 1), reason=self.reason)
         return _campaign_decision(self.book, "paused", campaign, [event])
 
 
@@ -317,7 +315,7 @@ class ResumeCampaign(CampaignCommand):
 
     name = "resume"
 
-    def decide(self, view: View, by: Actor, header: Header) -> Decision:
+    def decide(self, view: View, header: Header) -> Decision:
         """Only a paused campaign resumes."""
         campaign = _known(view, self.campaign)
         _require_state(campaign, "paused")
@@ -333,7 +331,7 @@ class CloseCampaign(CampaignCommand):
 
     reason: str
 
-    def decide(self, view: View, by: Actor, header: Header) -> Decision:
+    def decide(self, view: View, header: Header) -> Decision:
         """Held coupons stay usable; their money is reserved and does not go back yet."""
         campaign = _known(view, self.campaign)
         _require_state(campaign, "draft", "funded", "open", "paused")
@@ -378,7 +376,7 @@ class ClaimCoupon(Command):
         """The campaign's stock and budget."""
         return ((self.campaign, POOL),)
 
-    def decide(self, view: View, by: Actor, header: Header) -> Decision:
+    def decide(self, view: View, header: Header) -> Decision:
         """One coupon a claim, up to the person's limit, the stock and the budget."""
         campaign = _known(view, self.campaign)
         terms = campaign.terms
@@ -436,6 +434,16 @@ class CouponCommand(Command):
             raise Refusal("not_found")
         return coupon, _known(view, coupon.campaign)
 
+    def _ended(self, coupon: Coupon, campaign: Campaign, event: Event, state: str) -> Decision:
+        reply = EndingReply(
+            **self._names(coupon),
+            state=state,
+            returned=Money(coupon.face_minor, coupon.currency),
+            returned_to=campaign.returns_to,
+            ended_at=event.at,
+        )
+        return Decision(state, reply, [event], _return_to_capacity(coupon, campaign))
+
     def _names(self, coupon: Coupon) -> dict[str, str]:
         return {
             "coupon": str(PublicId(COUPON_PREFIX, self.book, coupon.id)),
@@ -454,7 +462,7 @@ class RedeemCoupon(CouponCommand):
     order: str
     order_total: Money
 
-    def decide(self, view: View, by: Actor, header: Header) -> Decision:
+    def decide(self, view: View, header: Header) -> Decision:
         """The whole face value comes off, so an order below it is below the threshold."""
         coupon, campaign = self._known(view)
         self._require_usable(coupon, campaign, view.now)
@@ -508,7 +516,7 @@ class RefundCoupon(CouponCommand):
     order: str
     reason: str
 
-    def decide(self, view: View, by: Actor, header: Header) -> Decision:
+    def decide(self, view: View, header: Header) -> Decision:
         """Inside its validity the coupon is held again; afterwards it is reclaimed at once."""
         coupon, campaign = self._known(view)
         if coupon.merchant is not None and coupon.merchant != self.merchant:
@@ -557,16 +565,14 @@ class VoidCoupon(CouponCommand):
 
     reason: str
 
-    def decide(self, view: View, by: Actor, header: Header) -> Decision:
+    def decide(self, view: View, header: Header) -> Decision:
         """The money goes back to the pot, or to the sponsor once the campaign is closed."""
         coupon, campaign = self._known(view)
         if coupon.state == "redeemed":
             raise Refusal("already_redeemed")
         if coupon.state == "voided":
             raise Refusal("coupon_voided")
-        if coupon.state == "expired" or (
-            coupon.state == "held" and view.now >= coupon.valid_until
-        ):
+        if coupon.state == "expired" or (coupon.state == "held" and view.now >= coupon.valid_until):
             raise Refusal("coupon_expired", valid_until=coupon.valid_until)
         _require_not_ended(coupon)
         event = CouponVoided(
@@ -574,7 +580,7 @@ class VoidCoupon(CouponCommand):
             **_returned_money(coupon, campaign),
             reason=self.reason,
         )
-        return _ending(self._names(coupon), view.now, coupon, campaign, "voided", event)
+        return self._ended(coupon, campaign, event, "voided")
 
 
 @dataclass(frozen=True, slots=True)
@@ -583,7 +589,7 @@ class ExpireCoupon(CouponCommand):
 
     name = "expire"
 
-    def decide(self, view: View, by: Actor, header: Header) -> Decision:
+    def decide(self, view: View, header: Header) -> Decision:
         """Expiry is judged again here: the sweeper's list is a hint."""
         coupon, campaign = self._known(view)
         if coupon.state != "held":
@@ -595,7 +601,7 @@ class ExpireCoupon(CouponCommand):
             **_returned_money(coupon, campaign),
             valid_until=coupon.valid_until,
         )
-        return _ending(self._names(coupon), view.now, coupon, campaign, "expired", event)
+        return self._ended(coupon, campaign, event, "expired")
 
 
 # What decisions share
@@ -687,21 +693,3 @@ def _return_to_capacity(coupon: Coupon, campaign: Campaign) -> Changes:
         budget_minor=-coupon.face_minor if campaign.returns_to == "sponsor" else 0,
     )
     return [((coupon.campaign, POOL), change)]
-
-
-def _ending(
-    names: dict[str, str],
-    now: datetime,
-    coupon: Coupon,
-    campaign: Campaign,
-    code: str,
-    event: Event,
-) -> Decision:
-    reply = EndingReply(
-        **names,
-        state=code,
-        returned=Money(coupon.face_minor, coupon.currency),
-        returned_to=campaign.returns_to,
-        ended_at=now,
-    )
-    return Decision(code, reply, [event], _return_to_capacity(coupon, campaign))

@@ -143,8 +143,9 @@ def campaign_reply(book: Book, campaign: Campaign) -> CampaignReply:
         restock=terms.restock,
         quota=campaign.quota,
         budget=Money(campaign.budget_minor, terms.currency),
-        proposal=proposal
-        and ProposalReply(
+        proposal=None
+        if proposal is None
+        else ProposalReply(
             proposal.quota, Money(proposal.budget_minor, terms.currency), proposal.by
         ),
     )

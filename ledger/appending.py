@@ -97,13 +97,11 @@ def insert_events(cursor: Any, book: str, after: int, events: Iterable[StoredEve
     head = _text_field(book, columns=6)
     position = after
     rows = [_COPY_HEADER]
-    for position, event in enumerate(events, after + 1):  # noqa: B007
+    for position, event in enumerate(events, after + 1):
         stream = event.originator_id
         assert isinstance(stream, UUID), "streams are UUIDs"
         rows.append(head)
-        rows.append(
-            _EVENT_FIXED.pack(8, position, 16, stream.bytes, 4, event.originator_version)
-        )
+        rows.append(_EVENT_FIXED.pack(8, position, 16, stream.bytes, 4, event.originator_version))
         rows.append(_text_field(event.topic))
         rows.append(_LENGTH.pack(len(event.state)))
         rows.append(event.state)

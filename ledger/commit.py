@@ -92,7 +92,7 @@ class Fold(Protocol[S]):
 
 
 class Read(NamedTuple, Generic[S]):
-    """A stream that a decision looks at. `keep` holds the state between batches: few, hot streams."""
+    """A stream that a decision looks at; `keep` holds a hot one's state between batches."""
 
     stream: UUID
     fold: Fold[S]
@@ -289,7 +289,7 @@ class GroupCommit:
         while batch := self._next_batch():
             try:
                 self._writer.commit(batch)
-            except Exception as error:
+            except Exception as error:  # whatever it was, everybody who waits must hear of it
                 logger.exception("a batch of %s failed", self.book)
                 for ticket in batch:
                     if ticket.answer is None:
@@ -409,7 +409,7 @@ class _Writer:
                     time.sleep(self._limits.retry_pause_s)
                     continue
                 self._give_up(batch, may_be_committed)
-            except Exception as error:
+            except Exception as error:  # noqa: BLE001 - the culprit is found one by one
                 self._rollback()
                 self._one_by_one(batch, error)
             return
@@ -577,9 +577,7 @@ class _Scene:
 
     # Deciding.
 
-    def judge(
-        self, ticket: Ticket, check: Callable[[Event], None]
-    ) -> Answer | Exception:
+    def judge(self, ticket: Ticket, check: Callable[[Event], None]) -> Answer | Exception:
         """Decide one request after all before it; return its answer, or the error that it met."""
         request = ticket.request
         if request.key is not None:
@@ -602,9 +600,7 @@ class _Scene:
         now = self._clock if proposed is None else proposed
         return now if self._at is None or now >= self._at else self._at
 
-    def _accept(
-        self, verdict: Verdict, check: Callable[[Event], None]
-    ) -> list[es.StoredEvent]:
+    def _accept(self, verdict: Verdict, check: Callable[[Event], None]) -> list[es.StoredEvent]:
         stored = []
         for event in verdict.events:
             loaded = self._streams[event.originator_id]

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from typing import Any, Final
 
@@ -43,7 +43,7 @@ _TRANSLATION: Final[tuple[tuple[type[Exception], type[Exception]], ...]] = (
     (psycopg2.Error, es.PersistenceError),
 )
 
-psycopg2.extras.register_uuid()
+psycopg2.extras.register_uuid()  # type: ignore[no-untyped-call]
 
 
 class CommitUnknown(es.OperationalError):
@@ -78,7 +78,7 @@ class Datastore:
         url: str,
         *,
         pool_size: int = 10,
-        session: dict[str, str | None] | None = None,
+        session: Mapping[str, str | None] | None = None,
         connect_timeout_s: int = 5,
     ) -> None:
         self.url = url
@@ -124,7 +124,7 @@ class Datastore:
         with translated_errors():
             return self._open()
 
-    def with_session(self, session: dict[str, str | None]) -> Datastore:
+    def with_session(self, session: Mapping[str, str | None]) -> Datastore:
         """Return a datastore of the same database with further session settings."""
         return Datastore(
             self.url,
@@ -204,7 +204,7 @@ def _discard(connection: Any) -> None:
 
 
 def wait_until_ready(url: str, timeout_s: float) -> None:
-    """Return once the server behind `url` answers; raise `es.OperationalError` after `timeout_s`."""
+    """Return once the server answers; raise `es.OperationalError` after `timeout_s` seconds."""
     deadline = time.monotonic() + timeout_s
     while True:
         try:

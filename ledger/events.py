@@ -9,12 +9,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from datetime import datetime
-from typing import Any, ClassVar, Final, TypeVar
+from typing import Any, ClassVar, Final
 from uuid import UUID
 
 import msgspec
-from msgspec.structs import asdict
 from eventsourcing.persistence import JSONTranscoder, Mapper, StoredEvent
+from msgspec.structs import asdict
 
 Upcast = Callable[[dict[str, Any]], tuple[str, dict[str, Any]]]
 """Turns the decoded state of an old topic into a newer topic and its state."""
@@ -64,7 +64,6 @@ class Event(msgspec.Struct, frozen=True, kw_only=True):
     why: Why
 
 
-_EventT = TypeVar("_EventT", bound=type[Event])
 _HEADER: Final = ("originator_id", "originator_version")
 
 

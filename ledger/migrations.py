@@ -67,7 +67,7 @@ def migrate(url: str, package: str = "ledger") -> list[str]:
 
 
 def read_migrations(package: str) -> list[Migration]:
-    """Return the migrations of `package`, in order of their numbers, which are 1, 2, 3, …"""
+    """Return the migrations of `package` in order of their numbers: 1, 2, 3 and so on."""
     folder: Traversable = files(package) / "sql" / "migrations"
     found = sorted(
         (f for f in folder.iterdir() if f.name.endswith(".sql")), key=lambda file: file.name

@@ -11,7 +11,7 @@ from typing import Final
 import msgspec
 
 MINOR_MAX: Final = 10**15
-"""Largest amount, in minor units: ten trillion yuan. It keeps sums far inside a signed 64-bit column."""
+"""Largest amount, in minor units: ten trillion yuan; sums stay far inside 64 bits."""
 
 _CURRENCY: Final = re.compile(r"[A-Z]{3}")
 
@@ -54,7 +54,7 @@ class Money(msgspec.Struct, frozen=True, order=True):
 
 
 def check_minor(value: int) -> int:
-    """Return `value` when it is a whole number of minor units in range; raise `MoneyError` if not."""
+    """Return `value`, a whole number of minor units in range, or raise `MoneyError`."""
     if type(value) is not int:
         raise MoneyError(f"an amount is a whole number of minor units, not {type(value).__name__}")
     if not -MINOR_MAX <= value <= MINOR_MAX:

@@ -78,7 +78,9 @@ class BookAggregateRecorder(BookRecorder, AggregateRecorder):
     TABLE = "snapshot"
 
     def insert_events(
-        self, stored_events: Sequence[StoredEvent], **kwargs: Any
+        self,
+        stored_events: Sequence[StoredEvent],
+        **_: Any,
     ) -> Sequence[int] | None:
         """Insert rows; raise `IntegrityError` when a stream has the version already."""
         with self.datastore.transaction() as cursor:
@@ -286,7 +288,7 @@ class Factory(InfrastructureFactory[BookTrackingRecorder]):
         self.book = self.env.get(self.BOOK) or self.env.name.lower() or DEFAULT_BOOK
         self.datastore = Datastore(url)
 
-    def aggregate_recorder(self, purpose: str = "events") -> BookAggregateRecorder:
+    def aggregate_recorder(self, purpose: str = "snapshots") -> BookAggregateRecorder:  # noqa: ARG002
         """Return the recorder of snapshots."""
         return self._made(BookAggregateRecorder)
 
@@ -299,7 +301,7 @@ class Factory(InfrastructureFactory[BookTrackingRecorder]):
     ) -> BookTrackingRecorder:
         """Return a tracking recorder: of the class given, or named in the environment, or ours."""
         topic = self.env.get(self.TRACKING_RECORDER_TOPIC)
-        named = resolve_topic(topic) if topic else BookTrackingRecorder
+        named: type[BookTrackingRecorder] = resolve_topic(topic) if topic else BookTrackingRecorder
         return self._made(tracking_recorder_class or named)
 
     def process_recorder(self) -> BookProcessRecorder:

@@ -18,7 +18,7 @@ class Unbalanced(Exception):
 
 
 class Transfer(NamedTuple):
-    """Money that leaves the `credit` account and arrives at the `debit` account, minor units > 0."""
+    """Money that leaves the `credit` account for the `debit` account, in minor units > 0."""
 
     debit: str
     credit: str

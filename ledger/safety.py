@@ -17,7 +17,10 @@ REQUIRED: Final[dict[str, tuple[frozenset[str], str]]] = {
     ),
     "data_checksums": (frozenset({"on"}), "a flipped bit must be seen, not served"),
     "wal_level": (frozenset({"replica", "logical"}), "the log must allow recovery and replicas"),
-    "data_sync_retry": (frozenset({"off"}), "a failed flush must stop the server, not be forgotten"),
+    "data_sync_retry": (
+        frozenset({"off"}),
+        "a failed flush must stop the server, not be forgotten",
+    ),
     "server_encoding": (frozenset({"UTF8"}), "text is stored as UTF-8"),
 }
 """Setting → allowed values and the reason. Source: PostgreSQL manual, chapters 19.5 and 29."""

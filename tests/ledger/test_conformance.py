@@ -45,7 +45,7 @@ class TestSnapshotRecorder(AggregateRecorderTestCase):
 
 
 class TestEventRecorder(ApplicationRecorderTestCase[BookApplicationRecorder]):
-    """Events of a book with positions 1, 2, 3, …"""
+    """Events of a book with positions 1, 2, 3 and so on."""
 
     datastore: Datastore
 
