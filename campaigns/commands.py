@@ -220,7 +220,7 @@ class ProposeFunding(CampaignCommand):
         _require_state(campaign, "draft", "funded", "open", "paused")
         _require_unit(campaign, self.budget)
         if (self.from_quota, self.from_budget_minor) != (campaign.quota, campaign.budget_minor):
-            raise _stale(campaign)
+            raise Refusal("funding_stale", quota=campaign.quota, budget_minor=campaign.budget_minor)
         _require_covered(view, self.campaign, self.quota, self.budget.amount_minor)
         event = FundingProposed(
             **header.of(campaign.id, campaign.version + 1),
@@ -255,11 +255,6 @@ class ApproveFunding(CampaignCommand):
             raise Refusal(
                 "proposal_changed", quota=proposal.quota, budget_minor=proposal.budget_minor
             )
-        if (proposal.from_quota, proposal.from_budget_minor) != (
-            campaign.quota,
-            campaign.budget_minor,
-        ):
-            raise _stale(campaign)
         _require_covered(view, self.campaign, self.quota, self.budget.amount_minor)
         event = CampaignFunded(
             **header.of(campaign.id, campaign.version + 1),
@@ -655,10 +650,6 @@ def _require_open(campaign: Campaign, now: datetime) -> None:
 def _require_not_ended(coupon: Coupon) -> None:
     if coupon.state in {"voided", "reclaimed"}:
         raise Refusal(f"coupon_{coupon.state}")
-
-
-def _stale(campaign: Campaign) -> Refusal:
-    return Refusal("funding_stale", quota=campaign.quota, budget_minor=campaign.budget_minor)
 
 
 def _campaign_decision(

@@ -26,7 +26,6 @@ PRECEDENCE: Final[dict[str, tuple[str, ...]]] = {
         "self_approval",
         "unit_mismatch",
         "proposal_changed",
-        "funding_stale",
         "below_issued",
         "below_granted",
     ),
