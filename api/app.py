@@ -1,0 +1,126 @@
+"""The application: routes, their errors and their documentation, put together once.
+
+No business rule and no setting is read here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any, Final
+
+from fastapi import FastAPI, Request, Response
+from fastapi.exceptions import RequestValidationError
+from starlette.exceptions import HTTPException
+from starlette.routing import Match
+
+from api import documentation, schemas
+from api.bodies import mistake
+from api.errors import Problem, not_found
+from api.exchange import Incoming, Reply
+from api.fastpath import Front
+from api.routes import campaigns, coupons
+from api.routes.ordinary import as_response, call_of
+from api.service import Service
+
+DESCRIPTION: Final = """
+An event-sourced ledger for coupons: every claim, redemption, refund and expiry exactly once.
+
+* Every POST carries an `Idempotency-Key`. The same key and body get the same reply, byte for byte.
+* 2xx is committed. 4xx surely had no effect. After 5xx or no answer, the same key tells.
+* Errors are `application/problem+json` with a stable `code`; each code has a page at its `type`.
+* Money is whole minor units with a currency. Times have their offset.
+"""
+
+TAGS: Final = [
+    {"name": "campaigns", "description": "Draft, fund, open, pause, close; claim."},
+    {"name": "coupons", "description": "Redeem, refund, void; look at one."},
+]
+
+
+def create_app(service: Service, *, fast: bool = True) -> Front:
+    """Return the ASGI application of a service, which it starts and stops with its life span."""
+
+    @asynccontextmanager
+    async def life(_app: FastAPI) -> AsyncIterator[None]:
+        await service.start()
+        try:
+            yield
+        finally:
+            await service.stop()
+
+    app = FastAPI(
+        title="Tidebook",
+        version="1",
+        description=DESCRIPTION,
+        openapi_tags=TAGS,
+        lifespan=life,
+        redirect_slashes=False,
+        docs_url=None,
+        redoc_url=None,
+        openapi_url=None,
+    )
+    app.state.service = service
+    for group in (campaigns, coupons):
+        app.include_router(group.router)
+    _add_error_handlers(app)
+    _add_documentation(app)
+    return Front(service, app, fast=fast)
+
+
+def _add_documentation(app: FastAPI) -> None:
+    document: dict[str, Any] = {}
+
+    def openapi() -> dict[str, Any]:
+        if not document:
+            document.update(documentation.describe(app, schemas.BODIES, schemas.REPLIES))
+        return document
+
+    app.openapi = openapi  # type: ignore[method-assign]
+
+
+def _add_error_handlers(app: FastAPI) -> None:
+    async def on_problem(request: Request, error: Exception) -> Response:
+        assert isinstance(error, Problem)
+        return _problem_response(call_of(request), error)
+
+    async def on_query(request: Request, error: Exception) -> Response:
+        assert isinstance(error, RequestValidationError)
+        errors = [mistake({**found, "loc": found["loc"][1:]}) for found in error.errors()]
+        names = ", ".join(dict.fromkeys(each.field for each in errors))
+        problem = Problem(
+            "invalid_query", f"These parameters break a rule: {names}.", errors=errors
+        )
+        return _problem_response(call_of(request), problem)
+
+    async def on_http(request: Request, error: Exception) -> Response:
+        assert isinstance(error, HTTPException)
+        if error.status_code == 405:
+            allowed = ", ".join(allowed_methods(app, request))
+            problem = Problem(
+                "method_not_allowed",
+                f"This address offers {allowed}.",
+                headers={"Allow": allowed},
+            )
+        else:
+            problem = not_found()
+        return _problem_response(call_of(request), problem)
+
+    app.add_exception_handler(Problem, on_problem)
+    app.add_exception_handler(RequestValidationError, on_query)
+    app.add_exception_handler(HTTPException, on_http)
+
+
+def _problem_response(call: Incoming, problem: Problem) -> Response:
+    call.code = problem.trouble.code
+    return as_response(Reply.of_problem(problem))
+
+
+def allowed_methods(app: FastAPI, request: Request) -> list[str]:
+    """Return the methods that the request's address offers."""
+    methods: set[str] = set()
+    for route in app.routes:
+        match, _ = route.matches(request.scope)
+        if match is not Match.NONE:
+            methods |= getattr(route, "methods", None) or set()
+    return sorted(methods)

@@ -1,0 +1,450 @@
+"""Errors: one table from code to status and words, and one way to write a problem.
+
+Every refusal, from the transport to the domain, is a row of `TABLE`. When several apply to one
+call, the first row down to "the writer" is answered; what the writer decides has its order of
+precedence, command by command, in `campaigns.refusals`. HTTP status codes of refusals live here
+and nowhere else. A problem never holds a request id, a time or what the caller sent: a replayed
+refusal must be equal byte for byte, and what a person typed must not come back through an error.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
+from typing import Any, Final, NamedTuple
+
+import msgspec
+
+from campaigns.refusals import Refusal
+
+CONTENT_TYPE: Final = "application/problem+json"
+TYPE_BASE: Final = "/problems/"
+
+
+class Trouble(NamedTuple):
+    """One row: what went wrong, the status, a title, and what it means to the caller."""
+
+    code: str
+    status: int
+    title: str
+    meaning: str
+
+
+TABLE: Final[tuple[Trouble, ...]] = (
+    # --- the call itself ----------------------------------------------------------------------
+    Trouble(
+        "not_found",
+        404,
+        "Nothing here",
+        "There is nothing at this address, or it is not yours to see: the answer is the same, so "
+        "that nobody learns which ids exist.",
+    ),
+    Trouble(
+        "method_not_allowed",
+        405,
+        "This method is not offered here",
+        "The `Allow` header lists the methods of this address. A method-override header has no "
+        "effect.",
+    ),
+    # --- the caller ---------------------------------------------------------------------------
+    Trouble(
+        "unauthenticated",
+        401,
+        "A valid access token is needed",
+        "Send `Authorization: Bearer <token>` with a token that this service's issuer signed, "
+        "for this audience, inside its time, with a role.",
+    ),
+    Trouble(
+        "issuer_unavailable",
+        503,
+        "Tokens cannot be checked now",
+        "The sign-in service's keys could not be fetched. No token is accepted unseen; try again "
+        "after the time in `Retry-After`.",
+    ),
+    Trouble(
+        "rate_limited",
+        429,
+        "Too many calls",
+        "Wait for the seconds in `Retry-After`. Many answers 404 in a row also lead here.",
+    ),
+    Trouble(
+        "idempotency_key_missing",
+        400,
+        "An Idempotency-Key header is needed",
+        "Every POST carries an `Idempotency-Key` of the caller's choice, a new one for each new "
+        "intent and the same one for each retry.",
+    ),
+    Trouble(
+        "idempotency_key_invalid",
+        400,
+        "The Idempotency-Key header is not usable",
+        "Send the header once, with 1 to 128 printable ASCII characters, quoted or not.",
+    ),
+    Trouble(
+        "role_forbidden",
+        403,
+        "Your role may not do this",
+        "The token is good, but its role does not cover this call.",
+    ),
+    # --- the request's form -------------------------------------------------------------------
+    Trouble(
+        "body_too_large",
+        413,
+        "The body is too large",
+        "A body has at most 64 KiB. It was not read to its end.",
+    ),
+    Trouble(
+        "unsupported_media_type",
+        415,
+        "The body must be JSON",
+        "Send `Content-Type: application/json`, in UTF-8 and without a content encoding.",
+    ),
+    Trouble(
+        "malformed_json",
+        400,
+        "The body is not well-formed JSON",
+        "The body must be one JSON object in UTF-8 (RFC 8259), with no name twice in one object, "
+        "no lone surrogates, and no NaN or Infinity.",
+    ),
+    Trouble(
+        "invalid_header",
+        400,
+        "A header is not usable",
+        "A header that this call reads has a value outside its documented form.",
+    ),
+    Trouble(
+        "invalid_query",
+        422,
+        "The query is not valid",
+        "Each entry of `errors` names a parameter and the rule that it breaks.",
+    ),
+    Trouble(
+        "invalid_body",
+        422,
+        "The body is not valid",
+        "Each entry of `errors` names a field by its path, the rule that it breaks, and the rule "
+        "in words.",
+    ),
+    # --- the writer ---------------------------------------------------------------------------
+    Trouble(
+        "overloaded",
+        503,
+        "Too much is waiting",
+        "Nothing was done. Try again with the same key after the time in `Retry-After`.",
+    ),
+    Trouble(
+        "idempotency_key_reused",
+        422,
+        "This Idempotency-Key was used for something else",
+        "The key already stands for another call or another body of yours. Use a new key for a "
+        "new intent.",
+    ),
+    Trouble(
+        "idempotency_in_flight",
+        409,
+        "The first call with this key is still running",
+        "Nothing was done by this call. Ask again with the same key to get the first one's answer.",
+    ),
+    # --- the rules of campaigns ---------------------------------------------------------------
+    Trouble(
+        "already_drafted",
+        409,
+        "This campaign exists already",
+        "A campaign with this id was drafted before.",
+    ),
+    Trouble(
+        "wrong_state",
+        409,
+        "The campaign is in another state",
+        "The campaign's `state` does not allow this; `allowed` lists the states that do.",
+    ),
+    Trouble(
+        "unfunded",
+        409,
+        "The campaign has no funds",
+        "A campaign opens only after a second operator has approved its quota and budget.",
+    ),
+    Trouble(
+        "no_funding_proposed",
+        409,
+        "No funding waits for approval",
+        "There is no proposal of quota and budget to approve.",
+    ),
+    Trouble(
+        "self_approval",
+        403,
+        "Somebody else must approve",
+        "Whoever proposed the funding cannot approve it, from whatever account.",
+    ),
+    Trouble(
+        "unit_mismatch",
+        422,
+        "The currency does not fit",
+        "An amount is in another currency than `currency`, the one that counts here.",
+    ),
+    Trouble(
+        "proposal_changed",
+        409,
+        "The proposal is another one",
+        "The quota and budget that wait for approval are not those that were sent.",
+    ),
+    Trouble(
+        "funding_stale",
+        409,
+        "The funding has changed meanwhile",
+        "The campaign's quota and budget are not those that the proposal started from.",
+    ),
+    Trouble(
+        "below_issued",
+        409,
+        "More coupons are issued already",
+        "The quota cannot be lower than the number of coupons issued.",
+    ),
+    Trouble(
+        "below_granted",
+        409,
+        "More money is granted already",
+        "The budget cannot be lower than the money granted to holders.",
+    ),
+    Trouble(
+        "over_cap",
+        422,
+        "The funding is above the cap",
+        "The budget that was asked for is more than this campaign may have.",
+    ),
+    # --- the rules of claiming ----------------------------------------------------------------
+    Trouble(
+        "not_open",
+        409,
+        "The campaign is not open",
+        "Coupons can be claimed only while the campaign is open and inside its claim window.",
+    ),
+    Trouble(
+        "already_claimed",
+        409,
+        "You have this coupon already",
+        "A person can have one coupon of this campaign; `coupon` is the one that you have.",
+    ),
+    Trouble(
+        "limit_reached",
+        409,
+        "You have all that one person may have",
+        "A person can have `per_person_limit` coupons of this campaign.",
+    ),
+    Trouble(
+        "sold_out",
+        409,
+        "All coupons are claimed",
+        "The campaign's whole quota is issued.",
+    ),
+    Trouble(
+        "budget_exhausted",
+        409,
+        "The budget is used up",
+        "What is left in the campaign's pot is less than a coupon's face value.",
+    ),
+    # --- the rules of coupons -----------------------------------------------------------------
+    Trouble(
+        "coupon_voided",
+        409,
+        "The coupon was voided",
+        "An operator ended this coupon; it cannot be used.",
+    ),
+    Trouble(
+        "coupon_reclaimed",
+        409,
+        "The coupon was reclaimed",
+        "This coupon was refunded after its validity and has ended.",
+    ),
+    Trouble(
+        "already_redeemed",
+        409,
+        "The coupon is redeemed",
+        "This coupon is in use for an order.",
+    ),
+    Trouble(
+        "coupon_expired",
+        409,
+        "The coupon has expired",
+        "The coupon's validity ended at `valid_until`.",
+    ),
+    Trouble(
+        "not_yet_valid",
+        409,
+        "The coupon is not valid yet",
+        "The coupon's validity starts at `valid_from`.",
+    ),
+    Trouble(
+        "merchant_not_designated",
+        409,
+        "This merchant does not take the coupon",
+        "The campaign names the merchants that take its coupons, and this is none of them.",
+    ),
+    Trouble(
+        "below_threshold",
+        409,
+        "The order is too small",
+        "The coupon takes its amount off orders from `threshold_minor` on.",
+    ),
+    Trouble(
+        "not_redeemed",
+        409,
+        "The coupon is not redeemed",
+        "Only a redemption can be refunded, and this coupon's `state` is another.",
+    ),
+    Trouble(
+        "order_mismatch",
+        409,
+        "The coupon was used for another order",
+        "The order number is not that of the coupon's redemption.",
+    ),
+    Trouble(
+        "not_held",
+        409,
+        "The coupon is not held",
+        "Only a coupon that is held can expire, and this coupon's `state` is another.",
+    ),
+    Trouble(
+        "still_valid",
+        409,
+        "The coupon is still valid",
+        "The coupon's validity ends at `valid_until`.",
+    ),
+    # --- what happened to the store -----------------------------------------------------------
+    Trouble(
+        "store_unavailable",
+        503,
+        "The ledger's store cannot be reached",
+        "Nothing was done. Try again with the same key after the time in `Retry-After`.",
+    ),
+    Trouble(
+        "outcome_unknown",
+        503,
+        "Whether it was done is not known",
+        "The reply of the store was lost or late. The same call with the same key gives the "
+        "answer, and has its effect at most once.",
+    ),
+    Trouble(
+        "behind",
+        503,
+        "The figures are not there yet",
+        "The read models have not reached the position in `Tidebook-Min-Position`. Ask again "
+        "after the time in `Retry-After`.",
+    ),
+    Trouble(
+        "internal_error",
+        500,
+        "Something broke here",
+        "This is our fault, and it is in our log under the request id of this reply. Whether a "
+        "write was done is not known; the same key gives the answer.",
+    ),
+)
+
+
+class FieldError(NamedTuple):
+    """One broken rule of one field: its path, the rule's stable name, the rule in words."""
+
+    field: str
+    rule: str
+    message: str
+
+
+class Problem(Exception):
+    """A refusal on its way to the caller."""
+
+    def __init__(
+        self,
+        code: str,
+        detail: str,
+        *,
+        facts: Mapping[str, Any] | None = None,
+        errors: Sequence[FieldError] = (),
+        headers: Mapping[str, str] | None = None,
+    ) -> None:
+        super().__init__(f"{code}: {detail}")
+        self.trouble = BY_CODE[code]
+        self.detail = detail
+        self.facts = dict(facts or {})
+        self.errors = tuple(errors)
+        self.headers = dict(headers or {})
+
+    @property
+    def status(self) -> int:
+        """The HTTP status of this problem."""
+        return self.trouble.status
+
+    @property
+    def body(self) -> bytes:
+        """The problem as `application/problem+json`."""
+        facts = dict(self.facts)
+        if self.errors:
+            facts["errors"] = [error._asdict() for error in self.errors]
+        return problem_body(self.trouble.code, self.detail, facts)
+
+
+BY_CODE: Final[Mapping[str, Trouble]] = MappingProxyType({row.code: row for row in TABLE})
+
+
+def status_of(code: str) -> int:
+    """Return the HTTP status of a refusal."""
+    return BY_CODE[code].status
+
+
+def problem_body(code: str, detail: str, facts: Mapping[str, Any] | None = None) -> bytes:
+    """Return a problem's bytes: the members of RFC 9457 first, then the facts by name.
+
+    The same refusal gives the same bytes on every machine, at every time.
+    """
+    trouble = BY_CODE[code]
+    members = {
+        "type": TYPE_BASE + code,
+        "title": trouble.title,
+        "status": trouble.status,
+        "code": code,
+        "detail": detail,
+    }
+    for name in sorted(facts or ()):
+        assert name not in members, f"the fact {name!r} would hide a member of the problem"
+        members[name] = (facts or {})[name]
+    return msgspec.json.encode(members)
+
+
+def render_refusal(refusal: Refusal) -> bytes:
+    """Return the body of a refusal by the rules of campaigns and coupons."""
+    if refusal.code == "not_found":
+        return NOT_FOUND_BODY
+    return problem_body(refusal.code, BY_CODE[refusal.code].meaning, refusal.facts)
+
+
+# --- problems that several places answer with -----------------------------------------------------
+
+RETRY_SOON: Final = {"Retry-After": "1"}
+
+
+NOT_FOUND_DETAIL: Final = "There is nothing here, or it is not yours to see."
+NOT_FOUND_BODY: Final = problem_body("not_found", NOT_FOUND_DETAIL)
+
+
+def not_found() -> Problem:
+    """Absent and not yours to see: one answer, so that neither tells of the other."""
+    return Problem("not_found", NOT_FOUND_DETAIL)
+
+
+def unauthenticated(detail: str) -> Problem:
+    """No token or a bad one. `detail` says which rule failed, never what was sent."""
+    challenge = 'Bearer realm="tidebook"'
+    if detail != UNSIGNED:
+        challenge += ', error="invalid_token"'
+    return Problem("unauthenticated", detail, headers={"WWW-Authenticate": challenge})
+
+
+UNSIGNED: Final = "The call carries no bearer token."
+
+
+def rate_limited(wait_s: float) -> Problem:
+    """Too fast: come back after `wait_s` seconds, rounded up to whole ones."""
+    return Problem(
+        "rate_limited",
+        "Calls come faster than this caller may call.",
+        headers={"Retry-After": str(max(1, int(-(-wait_s // 1))))},
+    )

@@ -1,0 +1,111 @@
+"""Examples: one campaign and one coupon, told through every request and reply of the docs."""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+CAMPAIGN: Final = "cmp_main_0f8fad5bd9cb5c1a8a5f3b1c2d3e4f50"
+COUPON: Final = "cpn_main_7c9e6679742558de944be07fc1f90ae7"
+PERSON: Final = "6664a42048c6d6d7fe3657e39b14155c"
+
+
+def money(amount_minor: int) -> dict[str, Any]:
+    """Return an amount in fen."""
+    return {"amount_minor": amount_minor, "currency": "CNY"}
+
+
+TERMS: Final = {"kind": "threshold", "face": money(10_000), "threshold": money(100_000)}
+
+DRAFT: Final = {
+    "name": "Spring in Sanya: 1000 − 100",
+    "sponsor": "province",
+    "coupon": TERMS,
+    "per_person_limit": 1,
+    "claim_window": {"from": "2026-05-01T10:00:00+08:00", "until": "2026-05-05T22:00:00+08:00"},
+    "validity_window": {"from": "2026-05-01T10:00:00+08:00", "until": "2026-05-11T00:00:00+08:00"},
+    "zone": "Asia/Shanghai",
+    "merchants": ["duty-free-haitang", "duty-free-phoenix"],
+    "restock": False,
+}
+FUNDING: Final = {
+    "quota": 20_000,
+    "budget": money(200_000_000),
+    "current_quota": 0,
+    "current_budget_minor": 0,
+}
+APPROVAL: Final = {"quota": 20_000, "budget": money(200_000_000)}
+REASON: Final = {"reason": "a wrong threshold in the announcement"}
+REDEMPTION: Final = {
+    "order": "2026-0501-000017",
+    "order_total": money(128_000),
+    "shop": "haitang-3f",
+}
+REFUND: Final = {"order": "2026-0501-000017", "reason": "returned"}
+
+
+def campaign(state: str, *, proposed: bool = False) -> dict[str, Any]:
+    """Return the campaign in one of its states."""
+    funded = state != "draft"
+    return {
+        "campaign": CAMPAIGN,
+        "name": DRAFT["name"],
+        "sponsor": "province",
+        "state": state,
+        "version": {"draft": 2 if proposed else 1, "funded": 3}.get(state, 4),
+        "coupon": TERMS,
+        "per_person_limit": 1,
+        "claim_window": {"from": "2026-05-01T02:00:00Z", "until": "2026-05-05T14:00:00Z"},
+        "validity_window": {"from": "2026-05-01T02:00:00Z", "until": "2026-05-10T16:00:00Z"},
+        "zone": "Asia/Shanghai",
+        "merchants": DRAFT["merchants"],
+        "restock": False,
+        "quota": 20_000 if funded else 0,
+        "budget": money(200_000_000 if funded else 0),
+        "proposal": {"quota": 20_000, "budget": money(200_000_000), "proposed_by": PERSON}
+        if proposed
+        else None,
+    }
+
+
+def coupon() -> dict[str, Any]:
+    """Return a coupon just claimed."""
+    return {
+        "coupon": COUPON,
+        "campaign": CAMPAIGN,
+        "n": 1,
+        "state": "held",
+        "face": money(10_000),
+        "threshold": money(100_000),
+        "valid_from": "2026-05-01T02:00:00Z",
+        "valid_until": "2026-05-10T16:00:00Z",
+        "claimed_at": "2026-05-01T02:00:00.184213Z",
+    }
+
+
+REDEEMED: Final = {
+    "coupon": COUPON,
+    "campaign": CAMPAIGN,
+    "state": "redeemed",
+    "merchant": "duty-free-haitang",
+    "order": REDEMPTION["order"],
+    "discount": money(10_000),
+    "payable": money(118_000),
+    "redeemed_at": "2026-05-02T07:11:42.000815Z",
+}
+REFUNDED: Final = {
+    "coupon": COUPON,
+    "campaign": CAMPAIGN,
+    "state": "held",
+    "merchant": "duty-free-haitang",
+    "order": REDEMPTION["order"],
+    "refunded": money(10_000),
+    "refunded_at": "2026-05-03T03:40:09.551902Z",
+}
+VOIDED: Final = {
+    "coupon": COUPON,
+    "campaign": CAMPAIGN,
+    "state": "voided",
+    "returned": money(10_000),
+    "returned_to": "campaign",
+    "ended_at": "2026-05-04T01:00:00.000102Z",
+}

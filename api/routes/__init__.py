@@ -1,0 +1,1 @@
+"""Routes: the addresses of the service, by who uses them."""

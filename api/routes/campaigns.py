@@ -1,0 +1,201 @@
+"""Campaigns: operators draft, fund, open, pause and close them; tourists claim from them."""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+from fastapi import APIRouter
+
+from api import examples
+from api.bodies import invalid_body
+from api.errors import FieldError, Problem
+from api.routes.ordinary import Words, add_write
+from api.schemas import ApprovalBody, BudgetBody, DraftBody, EmptyBody, FundingBody, ReasonBody
+from api.service import Service
+from api.writes import Order, Write
+from campaigns import commands
+from campaigns.campaign import Terms
+from campaigns.replies import CampaignReply, CouponReply
+from ledger.books import Book, PublicId
+from ledger.money import Money
+
+router: Final = APIRouter(tags=["campaigns"])
+
+Command = tuple[Book, commands.Command]
+
+
+def _target(order: Order[Any]) -> PublicId:
+    assert order.target is not None, "the address of this write names a campaign"
+    return order.target
+
+
+def _money(amount: BudgetBody) -> Money:
+    return Money(amount.amount_minor, amount.currency)
+
+
+def _draft(order: Order[DraftBody], service: Service) -> Command:
+    body = order.body
+    book = Book(body.book) if body.book is not None else service.settings.books[0]
+    if book not in service.writers:
+        raise invalid_body([FieldError("book", "unknown_book", "This server has no such book.")])
+    campaign = commands.campaign_id(book, order.caller.actor, order.key)
+    return book, commands.DraftCampaign(book, campaign, body.name, body.sponsor, _terms(body))
+
+
+def _terms(body: DraftBody) -> Terms:
+    coupon = body.coupon
+    threshold = coupon.threshold or coupon.face
+    if threshold.currency != coupon.face.currency:
+        raise Problem(
+            "unit_mismatch",
+            "The threshold is in another currency than the face value.",
+            facts={"currency": coupon.face.currency},
+        )
+    return Terms(
+        kind=coupon.kind,
+        face_minor=coupon.face.amount_minor,
+        threshold_minor=threshold.amount_minor,
+        currency=coupon.face.currency,
+        per_person_limit=body.per_person_limit,
+        claim_from=body.claim_window.start,
+        claim_until=body.claim_window.until,
+        valid_from=body.validity_window.start,
+        valid_until=body.validity_window.until,
+        zone=body.zone,
+        merchants=body.merchants,
+        restock=body.restock,
+    )
+
+
+def _propose(order: Order[FundingBody], _service: Service) -> Command:
+    book, campaign, body = _target(order).book, _target(order).uuid, order.body
+    return book, commands.ProposeFunding(
+        book,
+        campaign,
+        quota=body.quota,
+        budget=_money(body.budget),
+        from_quota=body.current_quota,
+        from_budget_minor=body.current_budget_minor,
+    )
+
+
+def _approve(order: Order[ApprovalBody], _service: Service) -> Command:
+    book, campaign, body = _target(order).book, _target(order).uuid, order.body
+    return book, commands.ApproveFunding(book, campaign, body.quota, _money(body.budget))
+
+
+def _open(order: Order[EmptyBody], _service: Service) -> Command:
+    target = _target(order)
+    return target.book, commands.OpenCampaign(target.book, target.uuid)
+
+
+def _pause(order: Order[ReasonBody], _service: Service) -> Command:
+    target = _target(order)
+    return target.book, commands.PauseCampaign(target.book, target.uuid, order.body.reason)
+
+
+def _resume(order: Order[EmptyBody], _service: Service) -> Command:
+    target = _target(order)
+    return target.book, commands.ResumeCampaign(target.book, target.uuid)
+
+
+def _close(order: Order[ReasonBody], _service: Service) -> Command:
+    target = _target(order)
+    return target.book, commands.CloseCampaign(target.book, target.uuid, order.body.reason)
+
+
+def _claim(order: Order[EmptyBody], _service: Service) -> Command:
+    target = _target(order)
+    return target.book, commands.ClaimCoupon(target.book, target.uuid, order.caller.person)
+
+
+_ONE: Final = "/v1/campaigns/{campaign}"
+
+DRAFT: Final = Write("/v1/campaigns", "operator", DraftBody, None, _draft)
+PROPOSE: Final = Write(f"{_ONE}/funding", "operator", FundingBody, "cmp", _propose)
+APPROVE: Final = Write(f"{_ONE}/funding/approval", "operator", ApprovalBody, "cmp", _approve)
+OPEN: Final = Write(f"{_ONE}/open", "operator", EmptyBody, "cmp", _open)
+PAUSE: Final = Write(f"{_ONE}/pause", "operator", ReasonBody, "cmp", _pause)
+RESUME: Final = Write(f"{_ONE}/resume", "operator", EmptyBody, "cmp", _resume)
+CLOSE: Final = Write(f"{_ONE}/close", "operator", ReasonBody, "cmp", _close)
+CLAIM: Final = Write(f"{_ONE}/claims", "tourist", EmptyBody, "cmp", _claim)
+
+_WORDS: Final[tuple[tuple[Write[Any], Words], ...]] = (
+    (
+        DRAFT,
+        Words(
+            "Draft a campaign",
+            "draft",
+            "drafted",
+            CampaignReply,
+            examples.DRAFT,
+            examples.campaign("draft"),
+        ),
+    ),
+    (
+        PROPOSE,
+        Words(
+            "Propose quota and budget",
+            "propose_funding",
+            "funding_proposed",
+            CampaignReply,
+            examples.FUNDING,
+            examples.campaign("draft", proposed=True),
+        ),
+    ),
+    (
+        APPROVE,
+        Words(
+            "Approve quota and budget, as a second operator",
+            "approve_funding",
+            "funded",
+            CampaignReply,
+            examples.APPROVAL,
+            examples.campaign("funded"),
+        ),
+    ),
+    (
+        OPEN,
+        Words("Open a campaign", "open", "opened", CampaignReply, {}, examples.campaign("open")),
+    ),
+    (
+        PAUSE,
+        Words(
+            "Pause a campaign",
+            "pause",
+            "paused",
+            CampaignReply,
+            examples.REASON,
+            examples.campaign("paused"),
+        ),
+    ),
+    (
+        RESUME,
+        Words(
+            "Resume a paused campaign",
+            "resume",
+            "resumed",
+            CampaignReply,
+            {},
+            examples.campaign("open"),
+        ),
+    ),
+    (
+        CLOSE,
+        Words(
+            "Close a campaign for good",
+            "close",
+            "closed",
+            CampaignReply,
+            examples.REASON,
+            examples.campaign("closed"),
+        ),
+    ),
+    (
+        CLAIM,
+        Words("Claim a coupon", "claim", "claimed", CouponReply, {}, examples.coupon()),
+    ),
+)
+
+for _write, _words in _WORDS:
+    add_write(router, _write, _words)

@@ -1,0 +1,124 @@
+"""The ordinary way in: how a kind of write becomes a FastAPI route with its documentation."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Annotated, Any
+
+import msgspec
+from fastapi import APIRouter, Path, Request, Response
+
+from api import documentation
+from api.exchange import Incoming, Reply
+from api.service import Service
+from api.writes import SUCCESS, Write
+from campaigns.refusals import PRECEDENCE
+
+CampaignId = Annotated[
+    str,
+    Path(
+        description="A campaign's id.",
+        examples=["cmp_main_0f8fad5bd9cb5c1a8a5f3b1c2d3e4f50"],
+        json_schema_extra={"pattern": "^cmp_[a-z][a-z0-9]{0,15}_[0-9a-f]{32}$"},
+    ),
+]
+CouponId = Annotated[
+    str,
+    Path(
+        description="A coupon's id.",
+        examples=["cpn_main_7c9e6679742558de944be07fc1f90ae7"],
+        json_schema_extra={"pattern": "^cpn_[a-z][a-z0-9]{0,15}_[0-9a-f]{32}$"},
+    ),
+]
+
+
+@dataclass(frozen=True, slots=True)
+class Words:
+    """What the documentation says about a write beyond its types."""
+
+    summary: str
+    rules: str
+    """The row of `campaigns.refusals.PRECEDENCE` whose codes it may answer with."""
+    happened: str
+    """The code of its success."""
+    reply: type[msgspec.Struct]
+    example: Any
+    reply_example: Any
+
+
+def service_of(request: Request) -> Service:
+    """Return the service that answers this request."""
+    service: Service = request.app.state.service
+    return service
+
+
+def call_of(request: Request) -> Incoming:
+    """Return the call as the front of the application has read it."""
+    call: Incoming = request.scope["tidebook.call"]
+    return call
+
+
+def as_response(reply: Reply) -> Response:
+    """Return a reply as FastAPI sends it."""
+    response = Response(reply.body, reply.status)
+    response.raw_headers = [
+        *reply.headers,
+        (b"content-length", b"%d" % len(reply.body)),
+    ]
+    return response
+
+
+def add_write(router: APIRouter, write: Write[Any], words: Words) -> None:
+    """Add a write to a router, with its documentation."""
+
+    async def bare(request: Request) -> Response:
+        return as_response(await write.answer(service_of(request), call_of(request)))
+
+    async def on_campaign(request: Request, campaign: CampaignId) -> Response:
+        return as_response(await write.answer(service_of(request), call_of(request), campaign))
+
+    async def on_coupon(request: Request, coupon: CouponId) -> Response:
+        return as_response(await write.answer(service_of(request), call_of(request), coupon))
+
+    endpoints: dict[str | None, Callable[..., Any]] = {
+        None: bare,
+        "cmp": on_campaign,
+        "cpn": on_coupon,
+    }
+    router.add_api_route(
+        write.route,
+        endpoints[write.prefix],
+        methods=["POST"],
+        status_code=SUCCESS[words.happened],
+        summary=words.summary,
+        description=f"For the role {write.role}.",
+        operation_id=words.rules,
+        response_class=Response,
+        responses={
+            **documentation.problems(codes_of(words.rules)),
+            **documentation.reply(
+                SUCCESS[words.happened],
+                words.reply,
+                words.reply_example,
+                "Tidebook-Position",
+                "Idempotency-Replayed",
+            ),
+        },
+        openapi_extra={
+            **documentation.body(
+                write.body, words.example, required=any_required(write.body.model_fields.values())
+            ),
+            **documentation.signed(documentation.IDEMPOTENCY_KEY),
+        },
+    )
+
+
+def codes_of(rules: str) -> tuple[str, ...]:
+    """Return every code that a write may be answered with."""
+    return (*documentation.WRITE, *PRECEDENCE[rules])
+
+
+def any_required(fields: Iterable[Any]) -> bool:
+    """Whether a body without fields would be refused."""
+    return any(field.is_required() for field in fields)

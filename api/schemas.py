@@ -1,0 +1,321 @@
+"""Schemas: the shape of every request and every reply, as documented and as checked.
+
+Nothing is converted on the way in: an amount is a JSON integer and nothing else is. Fields that
+a schema does not name are refused.
+"""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from datetime import UTC, datetime
+from functools import cache
+from typing import Annotated, Any, Final, Literal, Self
+from zoneinfo import available_timezones
+
+import msgspec
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    StrictBool,
+    StrictInt,
+    StrictStr,
+    WithJsonSchema,
+    model_validator,
+)
+from pydantic_core import PydanticCustomError
+
+from api.callers import Role
+from api.currencies import CURRENCIES
+from campaigns.campaign import PER_PERSON_MAX
+from campaigns.replies import (
+    CampaignReply,
+    CouponReply,
+    EndingReply,
+    RedemptionReply,
+    RefundReply,
+)
+from ledger.money import MINOR_MAX
+
+QUOTA_MAX: Final = 1_000_000_000
+"""Most coupons of one campaign; a province's year is 12 million."""
+MERCHANTS_MAX: Final = 1_000
+YEARS: Final = (1970, 2200)
+"""Instants outside these years are typing mistakes."""
+
+_INSTANT: Final = re.compile(
+    r"\d{4}-\d\d-\d\d[Tt]\d\d:\d\d:\d\d(\.\d{1,6})?([Zz]|[+-]\d\d:\d\d)", re.ASCII
+)
+_NO_OFFSET: Final = re.compile(r"\d{4}-\d\d-\d\d([Tt ]\d\d:\d\d(:\d\d(\.\d+)?)?)?", re.ASCII)
+_BIDI_CONTROLS: Final = frozenset("\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
+
+
+# --- the kinds of values --------------------------------------------------------------------------
+
+
+def _instant(value: Any) -> datetime:
+    if isinstance(value, datetime):
+        return value
+    if not isinstance(value, str):
+        raise PydanticCustomError("wrong_type", "This must be a time in a string.")
+    if _NO_OFFSET.fullmatch(value):
+        raise PydanticCustomError(
+            "time_without_offset", "A time needs its offset, for example +08:00 or Z."
+        )
+    try:
+        moment = datetime.fromisoformat(value) if _INSTANT.fullmatch(value) else None
+        moment = moment and moment.astimezone(UTC)
+    except (ValueError, OverflowError):
+        moment = None
+    if moment is None:
+        raise PydanticCustomError(
+            "malformed_time", "This must be a time as in RFC 3339: 2026-05-01T10:00:00+08:00."
+        )
+    if not YEARS[0] <= moment.year < YEARS[1]:
+        raise PydanticCustomError(
+            "out_of_range", f"A time must lie in the years {YEARS[0]} to {YEARS[1] - 1}."
+        )
+    return moment
+
+
+def _plain_text(value: str) -> str:
+    for character in value:
+        if unicodedata.category(character) in ("Cc", "Cs", "Zl", "Zp"):
+            raise PydanticCustomError(
+                "control_character", "This must not have control characters or lone surrogates."
+            )
+        if character in _BIDI_CONTROLS:
+            raise PydanticCustomError(
+                "control_character", "This must not have characters that turn the text around."
+            )
+    if not value.strip():
+        raise PydanticCustomError("blank", "This must not be blank.")
+    return value
+
+
+def _currency(value: str) -> str:
+    if value not in CURRENCIES:
+        raise PydanticCustomError(
+            "unknown_currency", "This must be an ISO 4217 code in capital letters, such as CNY."
+        )
+    return value
+
+
+@cache
+def _zones() -> frozenset[str]:
+    return frozenset(available_timezones())
+
+
+def _zone(value: str) -> str:
+    if value not in _zones():
+        raise PydanticCustomError(
+            "unknown_zone", "This must be an IANA time zone, such as Asia/Shanghai."
+        )
+    return value
+
+
+def _no_twins(values: list[str]) -> list[str]:
+    if len(set(values)) != len(values):
+        raise PydanticCustomError("repeated", "An entry stands twice in this list.")
+    return values
+
+
+Instant = Annotated[
+    datetime,
+    BeforeValidator(_instant),
+    WithJsonSchema({"type": "string", "format": "date-time"}),
+]
+AmountMinor = Annotated[
+    StrictInt, Field(ge=1, le=MINOR_MAX, description="Whole minor units, such as fen.")
+]
+Currency = Annotated[
+    StrictStr,
+    AfterValidator(_currency),
+    Field(description="ISO 4217 code.", json_schema_extra={"pattern": "^[A-Z]{3}$"}),
+]
+Name = Annotated[StrictStr, Field(min_length=1, max_length=120), AfterValidator(_plain_text)]
+Reason = Annotated[StrictStr, Field(min_length=1, max_length=200), AfterValidator(_plain_text)]
+Slug = Annotated[StrictStr, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")]
+OrderNumber = Annotated[StrictStr, Field(pattern=r"^[!-~]([ -~]{0,62}[!-~])?$")]
+BookName = Annotated[StrictStr, Field(pattern=r"^[a-z][a-z0-9]{0,15}$")]
+Zone = Annotated[StrictStr, Field(max_length=64), AfterValidator(_zone)]
+Quota = Annotated[StrictInt, Field(ge=0, le=QUOTA_MAX)]
+BudgetMinor = Annotated[StrictInt, Field(ge=0, le=MINOR_MAX)]
+
+
+class Body(BaseModel):
+    """The body of a request."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class MoneyBody(Body):
+    """An amount of more than nothing."""
+
+    amount_minor: AmountMinor
+    currency: Currency
+
+
+class BudgetBody(Body):
+    """An amount that may be nothing."""
+
+    amount_minor: BudgetMinor
+    currency: Currency
+
+
+class WindowBody(Body):
+    """A span of time: from its first instant up to, and without, its last."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, populate_by_name=True)
+
+    start: Instant = Field(alias="from")
+    until: Instant
+
+    @model_validator(mode="after")
+    def _forwards(self) -> Self:
+        if self.until <= self.start:
+            raise PydanticCustomError("backwards_window", "A window must end after its start.")
+        return self
+
+
+# --- requests -------------------------------------------------------------------------------------
+
+
+class CouponTermsBody(Body):
+    """What a coupon is worth: a fixed amount, or an amount off orders from a threshold (满减)."""
+
+    kind: Literal["fixed", "threshold"]
+    face: MoneyBody
+    threshold: MoneyBody | None = None
+
+    @model_validator(mode="after")
+    def _threshold_fits(self) -> Self:
+        if self.kind == "threshold" and self.threshold is None:
+            raise PydanticCustomError(
+                "threshold_missing", "A coupon of the kind threshold needs its threshold."
+            )
+        if self.kind == "fixed" and self.threshold is not None:
+            raise PydanticCustomError(
+                "threshold_without_use", "A coupon of the kind fixed has no threshold."
+            )
+        if (
+            self.threshold is not None
+            and self.threshold.currency == self.face.currency
+            and self.threshold.amount_minor < self.face.amount_minor
+        ):
+            raise PydanticCustomError(
+                "threshold_below_face", "A threshold must not lie below the face value."
+            )
+        return self
+
+
+class DraftBody(Body):
+    """A campaign as an operator writes it down."""
+
+    name: Name
+    sponsor: Slug
+    book: BookName | None = None
+    coupon: CouponTermsBody
+    per_person_limit: Annotated[StrictInt, Field(ge=1, le=PER_PERSON_MAX)] = 1
+    claim_window: WindowBody
+    validity_window: WindowBody
+    zone: Zone
+    merchants: (
+        Annotated[
+            list[Slug],
+            Field(min_length=1, max_length=MERCHANTS_MAX),
+            AfterValidator(_no_twins),
+        ]
+        | None
+    ) = None
+    restock: StrictBool = False
+
+    @model_validator(mode="after")
+    def _windows_fit(self) -> Self:
+        if self.claim_window.until > self.validity_window.until:
+            raise PydanticCustomError(
+                "claim_after_validity", "Claiming must not go on after the validity has ended."
+            )
+        return self
+
+
+class FundingBody(Body):
+    """New totals of quota and budget, and the totals that the operator saw before."""
+
+    quota: Quota
+    budget: BudgetBody
+    current_quota: Quota = 0
+    current_budget_minor: BudgetMinor = 0
+
+
+class ApprovalBody(Body):
+    """The proposal that a second operator approves, repeated so that nothing slips in between."""
+
+    quota: Quota
+    budget: BudgetBody
+
+
+class EmptyBody(Body):
+    """Nothing to say."""
+
+
+class ReasonBody(Body):
+    """Why it is done."""
+
+    reason: Reason
+
+
+class RedemptionBody(Body):
+    """The order that a coupon is redeemed for."""
+
+    order: OrderNumber
+    order_total: MoneyBody
+    shop: Slug | None = None
+
+
+class RefundBody(Body):
+    """The order that was returned."""
+
+    order: OrderNumber
+    reason: Reason = "returned"
+
+
+class TokenBody(Body):
+    """Whom a development token should name."""
+
+    role: Role
+    identity: Annotated[StrictStr, Field(min_length=1, max_length=256), AfterValidator(_plain_text)]
+    merchant: Slug | None = None
+
+    @model_validator(mode="after")
+    def _merchant_named(self) -> Self:
+        if (self.role == "merchant") != (self.merchant is not None):
+            raise PydanticCustomError(
+                "merchant_mismatch", "The role merchant, and only it, names a merchant."
+            )
+        return self
+
+
+# --- all of them, for the documentation -----------------------------------------------------------
+
+BODIES: Final[tuple[type[Body], ...]] = (
+    DraftBody,
+    FundingBody,
+    ApprovalBody,
+    EmptyBody,
+    ReasonBody,
+    RedemptionBody,
+    RefundBody,
+    TokenBody,
+)
+
+REPLIES: Final[tuple[type[msgspec.Struct], ...]] = (
+    CampaignReply,
+    CouponReply,
+    RedemptionReply,
+    RefundReply,
+    EndingReply,
+)

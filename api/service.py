@@ -1,0 +1,196 @@
+"""The service: everything that handlers need, wired once per server process.
+
+A handler gets this object and one call. Nothing here is global: a test builds as many services
+as it likes, each over its own database.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from datetime import datetime
+from typing import Any, Final, TypeVar
+
+import structlog
+from eventsourcing import persistence as es
+
+from api.callers import Caller, Pseudonyms, Role
+from api.errors import RETRY_SOON, Problem, rate_limited, unauthenticated
+from api.exchange import Incoming
+from api.issuers import DEV_ISSUER, DevelopmentIssuer, OidcKeys
+from api.ratelimit import Budget, Rate, RateLimiter, address_key
+from api.settings import Settings
+from api.tokens import TokenRules, Tokens
+from campaigns.accounting import check_postings
+from campaigns.event_types import MAPPER
+from ledger import safety
+from ledger.books import Book
+from ledger.commit import GroupCommit, Limits
+from ledger.datastore import Datastore
+
+T = TypeVar("T")
+
+READERS_PER_CONNECTION: Final = 8
+"""Reads that may wait for one database connection before further ones are refused."""
+
+
+class Misconfigured(Exception):
+    """The settings do not make a service that can be started."""
+
+
+class Service:
+    """One server process's parts: who may call, how fast, the writers, and the reading side."""
+
+    def __init__(self, settings: Settings, *, now: Callable[[], float] = time.time) -> None:
+        if settings.database_url is None:
+            raise Misconfigured("TIDEBOOK_DATABASE_URL is needed; `tidebook run` brings its own")
+        self.settings = settings
+        self.now = now
+        self.log: Any = structlog.get_logger()
+        self.dev_issuer = _development_issuer(settings, now)
+        self.tokens = _tokens(settings, self.dev_issuer, now)
+        self.datastore = Datastore(
+            settings.database_url.get_secret_value(), pool_size=settings.pool_size
+        )
+        self._threads = ThreadPoolExecutor(settings.pool_size, thread_name_prefix="reader")
+        self._readers = 0
+        self._rates: dict[Role, Rate | None] = {
+            "tourist": Rate.per_second(settings.rate_tourist_per_s, settings.rate_tourist_burst),
+            **dict.fromkeys(
+                ("merchant", "operator", "auditor"),
+                Rate.per_second(settings.rate_staff_per_s, settings.rate_staff_burst),
+            ),
+        }
+        self._missing_rate = Rate.per_minute(settings.rate_missing_per_min)
+        self._missing_address_rate = Rate.per_minute(settings.rate_missing_address_per_min)
+        redis_url = settings.redis_url
+        self.limiter = RateLimiter(
+            redis_url.get_secret_value() if redis_url is not None else None,
+            timeout_s=settings.rate_timeout_s,
+        )
+        self.missing = Budget(self.limiter)
+        self.writers: dict[Book, GroupCommit] = {}
+
+    async def start(self) -> None:
+        """Check the database and start the writers."""
+        await asyncio.to_thread(self._require_safe_database)
+        limits = Limits(queue_max=self.settings.queue_max, batch_max=self.settings.batch_max)
+        for book in self.settings.books:
+            writer = GroupCommit(self.datastore, book, MAPPER, limits=limits, check=check_postings)
+            self.writers[book] = writer.start()
+
+    async def stop(self) -> None:
+        """Finish what the writers have queued, then let everything go."""
+        await asyncio.gather(*(asyncio.to_thread(writer.close) for writer in self.writers.values()))
+        await self.limiter.close()
+        self._threads.shutdown(wait=False)
+        self.datastore.close()
+
+    # --- who calls, and how often -------------------------------------------------------------
+
+    async def admit(self, call: Incoming, *roles: Role) -> Caller:
+        """Return the caller, authenticated, not too fast, and in one of these roles."""
+        caller = await self.identify(call)
+        check_role(caller, roles)
+        return caller
+
+    async def identify(self, call: Incoming) -> Caller:
+        """Return the caller; raise `unauthenticated` or `rate_limited`."""
+        authorization = call.headers.get(b"authorization")
+        if b"authorization" in call.repeated:
+            raise unauthenticated("The call carries more than one Authorization header.")
+        caller = self.tokens.known(authorization) if authorization is not None else None
+        if caller is None:
+            caller = await self.tokens.caller(authorization)
+        call.caller = caller
+        wait_s = 0.0
+        if self.missing.shuts_out_anybody:
+            wait_s = self.missing.wait(_missing_key(caller), address_key(call.address))
+        wait_s = wait_s or await self.limiter.take(caller.scope, self._rates[caller.role])
+        if wait_s > 0:
+            raise rate_limited(wait_s)
+        return caller
+
+    def count_missing(self, call: Incoming) -> None:
+        """Charge a caller for an answer 404: too many of them look like guessing."""
+        if call.caller is not None:
+            self.missing.charge(_missing_key(call.caller), self._missing_rate)
+            self.missing.charge(address_key(call.address), self._missing_address_rate)
+
+    # --- time ---------------------------------------------------------------------------------
+
+    def simulated_instant(self, call: Incoming) -> datetime | None:
+        """Return the instant that a call brings along; None where the database's clock counts."""
+        sent = call.headers.get(b"tidebook-time")
+        if self.settings.clock == "database":
+            if sent is not None:
+                raise Problem("invalid_header", "Tidebook-Time is not taken: this is no replay.")
+            return None
+        try:
+            instant = datetime.fromisoformat((sent or b"").decode("ascii"))
+        except ValueError:
+            instant = None
+        if instant is None or instant.tzinfo is None:
+            raise Problem("invalid_header", "Tidebook-Time must be a time with its offset.")
+        return instant
+
+    # --- reading ------------------------------------------------------------------------------
+
+    async def read(self, query: Callable[[Any], T]) -> T:
+        """Return what `query` finds with a cursor, in a thread; raise what a caller is told."""
+        if self._readers >= self.settings.pool_size * READERS_PER_CONNECTION:
+            raise Problem("overloaded", "Too many reads wait already.", headers=RETRY_SOON)
+        self._readers += 1
+        try:
+            loop = asyncio.get_running_loop()
+            return await loop.run_in_executor(self._threads, self._query, query)
+        except (es.OperationalError, es.InterfaceError, es.InternalError) as error:
+            raise Problem(
+                "store_unavailable", "The store cannot be read now.", headers=RETRY_SOON
+            ) from error
+        finally:
+            self._readers -= 1
+
+    def _query(self, query: Callable[[Any], T]) -> T:
+        with self.datastore.transaction() as cursor:
+            return query(cursor)
+
+    def _require_safe_database(self) -> None:
+        with self.datastore.transaction() as cursor:
+            safety.require_safe(cursor)
+
+
+def check_role(caller: Caller, roles: tuple[Role, ...]) -> None:
+    """Raise `role_forbidden` unless the caller has one of these roles."""
+    if caller.role not in roles:
+        raise Problem("role_forbidden", f"This is for the role {' or '.join(roles)}.")
+
+
+def _missing_key(caller: Caller) -> str:
+    return f"m:{caller.role}:{caller.person}"
+
+
+def _development_issuer(settings: Settings, now: Callable[[], float]) -> DevelopmentIssuer | None:
+    if not settings.dev_issuer:
+        return None
+    if settings.oidc_issuer is not None:
+        raise Misconfigured("TIDEBOOK_DEV_ISSUER and TIDEBOOK_OIDC_ISSUER exclude each other")
+    return DevelopmentIssuer(settings.issuer_secret(), settings.oidc_audience, now)
+
+
+def _tokens(
+    settings: Settings, dev_issuer: DevelopmentIssuer | None, now: Callable[[], float]
+) -> Tokens:
+    pseudonyms = Pseudonyms(settings.pseudonym_secret())
+    if dev_issuer is not None:
+        rules = TokenRules(DEV_ISSUER, settings.oidc_audience)
+        return Tokens(rules, dev_issuer, pseudonyms, now)
+    if settings.oidc_issuer is None or settings.oidc_jwks_url is None:
+        raise Misconfigured(
+            "nobody could sign in: set TIDEBOOK_OIDC_ISSUER and TIDEBOOK_OIDC_JWKS_URL, or "
+            "TIDEBOOK_DEV_ISSUER=1 for development"
+        )
+    rules = TokenRules(settings.oidc_issuer, settings.oidc_audience)
+    return Tokens(rules, OidcKeys(settings.oidc_jwks_url, now), pseudonyms, now)

@@ -1,0 +1,286 @@
+"""Settings: every value that can be chosen from outside, read once, in one place.
+
+Nothing else reads the environment: processes build one `Settings` at their start and pass values
+on. The help text of each setting is its reference documentation, so a setting without one does
+not exist.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import os
+import secrets
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Any, Final, Literal, NamedTuple
+
+from pydantic import AfterValidator, BeforeValidator, Field, SecretStr
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+
+from ledger.books import Book, parse_book
+
+PREFIX: Final = "TIDEBOOK_"
+KEY_BYTES: Final = 32
+"""Length of a generated secret: the block that HMAC-SHA256 and Ed25519 both want."""
+
+Network = ipaddress.IPv4Network | ipaddress.IPv6Network
+
+
+def _split(value: Any) -> Any:
+    """A list in one environment variable is separated by commas."""
+    if isinstance(value, str):
+        return tuple(part.strip() for part in value.split(",") if part.strip())
+    return value
+
+
+def _distinct_books(books: tuple[str, ...]) -> tuple[Book, ...]:
+    if not books:
+        raise ValueError("at least one book is needed")
+    if len(set(books)) != len(books):
+        raise ValueError("a book is named twice")
+    return tuple(parse_book(book) for book in books)
+
+
+def _key_bytes(key: SecretStr | None) -> SecretStr | None:
+    if key is not None and len(bytes.fromhex(key.get_secret_value())) < KEY_BYTES:
+        raise ValueError(f"a pseudonym key has at least {KEY_BYTES} bytes, in hex")
+    return key
+
+
+class Settings(BaseSettings):
+    """What can be set, from the environment (`TIDEBOOK_…`) or by the caller."""
+
+    model_config = SettingsConfigDict(
+        env_prefix=PREFIX, extra="ignore", frozen=True, hide_input_in_errors=True
+    )
+
+    # --- where things live --------------------------------------------------------------------
+    home: Annotated[Path, AfterValidator(Path.expanduser)] = Field(
+        Path("~/.local/share/tidebook"),
+        validate_default=True,
+        description="Directory of everything this machine keeps: the embedded servers' data and "
+        "the generated keys. Back it up; losing the pseudonym key turns every person into a "
+        "stranger.",
+    )
+    database_url: SecretStr | None = Field(
+        None,
+        description="PostgreSQL to use (`postgresql://user:password@host:port/name`). Without it "
+        "`tidebook run` starts its own under the home.",
+    )
+    redis_url: SecretStr | None = Field(
+        None,
+        description="Valkey or Redis to use (`redis://host:port/0`). Without it `tidebook run` "
+        "starts its own under the home.",
+    )
+
+    # --- the HTTP server ----------------------------------------------------------------------
+    host: str = Field("127.0.0.1", description="Address to listen on.")
+    port: int = Field(
+        8080, ge=0, le=65535, description="Port to listen on; 0 picks a free one and prints it."
+    )
+    workers: int = Field(
+        2, ge=1, le=64, description="Server processes that share the port, each with its writers."
+    )
+    trusted_proxies: int = Field(
+        0,
+        ge=0,
+        le=8,
+        description="Number of own proxies in front. The caller's address is then taken from "
+        "that place, counted from the right, in `X-Forwarded-For`; with 0 the header is ignored.",
+    )
+    admin_networks: Annotated[tuple[Network, ...], NoDecode, BeforeValidator(_split)] = Field(
+        (
+            ipaddress.ip_network("127.0.0.0/8"),
+            ipaddress.ip_network("::1/128"),
+            ipaddress.ip_network("10.0.0.0/8"),
+            ipaddress.ip_network("172.16.0.0/12"),
+            ipaddress.ip_network("192.168.0.0/16"),
+            ipaddress.ip_network("fc00::/7"),
+        ),
+        description="Networks, separated by commas, that may see `/metrics`, `/readyz`, `/docs`, "
+        "`/openapi.json` and `/dev`; for all others these pages do not exist.",
+    )
+
+    # --- the books ----------------------------------------------------------------------------
+    books: Annotated[
+        tuple[Book, ...], NoDecode, BeforeValidator(_split), AfterValidator(_distinct_books)
+    ] = Field(
+        (Book("main"),),
+        description="Books that this server writes, separated by commas. The first one takes "
+        "campaigns that name none.",
+    )
+    clock: Literal["database", "request"] = Field(
+        "database",
+        description="`database`: windows are judged by the database's clock. `request`: by the "
+        "`Tidebook-Time` header of each call, for replaying the past into a home made for that.",
+    )
+    queue_max: int = Field(
+        10_000,
+        ge=1,
+        le=1_000_000,
+        description="Requests that may wait for one writer; further ones are answered 503.",
+    )
+    batch_max: int = Field(
+        500, ge=1, le=10_000, description="Requests that one transaction may decide."
+    )
+    commit_timeout_s: float = Field(
+        10.0,
+        gt=0,
+        le=300,
+        description="Seconds until a caller who waits for a commit is told that the outcome is "
+        "unknown.",
+    )
+    pool_size: int = Field(
+        8, ge=2, le=100, description="Database connections for reading, per server process."
+    )
+    read_wait_s: float = Field(
+        5.0,
+        ge=0,
+        le=60,
+        description="Seconds that a read waits for the position named in `Tidebook-Min-Position`.",
+    )
+
+    # --- who may call -------------------------------------------------------------------------
+    dev_issuer: bool = Field(
+        False,
+        description="Issue tokens to anybody at `POST /dev/token`. For development only; "
+        "`tidebook run` turns it on when no OIDC issuer is set.",
+    )
+    oidc_issuer: str | None = Field(
+        None, description="The `iss` that tokens must carry, for example a sign-in service's URL."
+    )
+    oidc_jwks_url: str | None = Field(
+        None,
+        pattern=r"^https?://",
+        description="Where the issuer's public keys are (JWKS). Needed with `OIDC_ISSUER`.",
+    )
+    oidc_audience: str = Field("tidebook", description="The `aud` that tokens must carry.")
+    pseudonym_key: Annotated[SecretStr | None, AfterValidator(_key_bytes)] = Field(
+        None,
+        description="Key of the person pseudonyms, at least 32 bytes in hex, the same on every "
+        "server of one ledger. Without it one is made once in the home.",
+    )
+
+    # --- how fast may one call ----------------------------------------------------------------
+    rate_tourist_per_s: float = Field(
+        10.0, ge=0, le=1e6, description="Calls a second that a tourist may keep up; 0: no limit."
+    )
+    rate_tourist_burst: int = Field(
+        40, ge=1, le=1_000_000, description="Calls that a tourist may make at once."
+    )
+    rate_staff_per_s: float = Field(
+        2_000.0,
+        ge=0,
+        le=1e6,
+        description="Calls a second that one merchant, operator or auditor may keep up; 0: no "
+        "limit.",
+    )
+    rate_staff_burst: int = Field(
+        4_000,
+        ge=1,
+        le=1_000_000,
+        description="Calls that one merchant, operator or auditor may make at once.",
+    )
+    rate_missing_per_min: float = Field(
+        30.0,
+        ge=0,
+        le=1e6,
+        description="Answers 404 a minute that one caller may collect before everything is "
+        "refused for a while (guessing codes); 0: no limit.",
+    )
+    rate_missing_address_per_min: float = Field(
+        300.0,
+        ge=0,
+        le=1e6,
+        description="The same for one network address, whoever calls from it; 0: no limit.",
+    )
+    rate_timeout_s: float = Field(
+        0.25,
+        gt=0,
+        le=5,
+        description="Seconds to wait for Valkey before each server counts on its own.",
+    )
+
+    # --- watching -----------------------------------------------------------------------------
+    log_level: Literal["debug", "info", "warning", "error"] = Field(
+        "info", description="Least severe log line to write. Every request is one `info` line."
+    )
+    metrics_dir: Path | None = Field(
+        None,
+        description="Directory where the server's processes share their metrics. `tidebook "
+        "serve` makes one when it starts several workers.",
+    )
+
+    def as_environment(self) -> dict[str, str]:
+        """Return the variables that give a child process these settings."""
+        return {
+            setting.variable: _as_text(value)
+            for setting in reference()
+            if (value := getattr(self, setting.name)) is not None
+        }
+
+    def pseudonym_secret(self) -> bytes:
+        """Return the key of the person pseudonyms, making it in the home the first time."""
+        if self.pseudonym_key is not None:
+            return bytes.fromhex(self.pseudonym_key.get_secret_value())
+        return kept_secret(self.home, "pseudonym.key")
+
+    def issuer_secret(self) -> bytes:
+        """Return the development issuer's Ed25519 seed, making it in the home the first time."""
+        return kept_secret(self.home, "dev-issuer.key")
+
+
+class Setting(NamedTuple):
+    """One row of the reference table."""
+
+    name: str
+    variable: str
+    default: str
+    help: str
+
+
+def reference() -> list[Setting]:
+    """Return every setting with its variable, its default and its help text."""
+    return [
+        Setting(name, PREFIX + name.upper(), _as_text(field.default), field.description or "")
+        for name, field in Settings.model_fields.items()
+    ]
+
+
+def _as_text(value: Any) -> str:
+    match value:
+        case None:
+            return ""
+        case bool():
+            return "1" if value else "0"
+        case SecretStr():
+            return value.get_secret_value()
+        case tuple():
+            return ",".join(str(part) for part in value)
+        case _:
+            return str(value)
+
+
+def kept_secret(
+    home: Path, name: str, make: Callable[[], bytes] = lambda: secrets.token_bytes(KEY_BYTES)
+) -> bytes:
+    """Return the secret `name` of a home, made once and readable by its owner only.
+
+    Several processes may ask at the same moment for a secret that does not exist yet: a link is
+    made from a finished file, so exactly one of them wins and all read the winner's.
+    """
+    path = home / "keys" / name
+    if not path.exists():
+        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        draft = path.with_name(f".{name}.{secrets.token_hex(8)}")
+        with os.fdopen(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
+            file.write(make().hex().encode())
+            file.flush()
+            os.fsync(file.fileno())
+        try:
+            os.link(draft, path)
+        except FileExistsError:
+            pass
+        finally:
+            draft.unlink()
+    return bytes.fromhex(path.read_text().strip())
