@@ -1,0 +1,137 @@
+"""The stage of a run: staff who sign in, a campaign that is open, people who hold tokens.
+
+All of it through the public API and before any clock starts.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING, Final
+from urllib.parse import urlsplit
+
+from loadtest.client import Caller, Json, sign_in
+from loadtest.driver import build_request, drive
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Sequence
+
+FACE_MINOR: Final = 5_000
+THRESHOLD_MINOR: Final = 20_000
+CURRENCY: Final = "CNY"
+SIGN_IN_CONNECTIONS: Final = 32
+
+
+class StageFailed(Exception):
+    """The service did not let the stage be set."""
+
+
+@dataclass(frozen=True)
+class Staff:
+    """Those who make and watch campaigns: two operators, because nobody approves his own."""
+
+    operator: Caller
+    approver: Caller
+    auditor: Caller
+
+    @classmethod
+    def signed_in(cls, url: str) -> Staff:
+        """Tokens for all of them."""
+        return cls(
+            sign_in(url, "operator", "loadtest operator"),
+            sign_in(url, "operator", "loadtest approver"),
+            sign_in(url, "auditor", "loadtest auditor"),
+        )
+
+    def open_campaign(
+        self,
+        name: str,
+        quota: int,
+        *,
+        per_person_limit: int = 1,
+        merchants: Sequence[str] | None = None,
+    ) -> str:
+        """A funded campaign of 50 yuan off 200 yuan that is open for claims and redemptions."""
+        campaign: str = self.operator.post(
+            "/v1/campaigns", draft(name, per_person_limit, merchants)
+        )["campaign"]
+        funds = {"quota": quota, "budget": money(quota * FACE_MINOR)}
+        address = f"/v1/campaigns/{campaign}"
+        self.operator.post(f"{address}/funding", funds)
+        self.approver.post(f"{address}/funding/approval", funds)
+        self.operator.post(f"{address}/open")
+        return campaign
+
+
+def draft(name: str, per_person_limit: int, merchants: Sequence[str] | None) -> Json:
+    """The body that drafts a campaign whose windows are open now."""
+    now = datetime.now(UTC)
+    start = (now - timedelta(days=1)).isoformat()
+    body: Json = {
+        "name": name,
+        "sponsor": "loadtest",
+        "coupon": {
+            "kind": "threshold",
+            "face": money(FACE_MINOR),
+            "threshold": money(THRESHOLD_MINOR),
+        },
+        "per_person_limit": per_person_limit,
+        "claim_window": {"from": start, "until": (now + timedelta(days=1)).isoformat()},
+        "validity_window": {"from": start, "until": (now + timedelta(days=30)).isoformat()},
+        "zone": "Asia/Shanghai",
+    }
+    if merchants is not None:
+        body["merchants"] = list(merchants)
+    return body
+
+
+def money(amount_minor: int) -> Json:
+    """An amount as the API writes it."""
+    return {"amount_minor": amount_minor, "currency": CURRENCY}
+
+
+def address_of(url: str) -> tuple[str, int]:
+    """Host and port of a plain HTTP URL."""
+    parts = urlsplit(url)
+    assert parts.scheme == "http", "the driver speaks plain HTTP"
+    assert parts.hostname is not None
+    return parts.hostname, parts.port or 80
+
+
+def tokens_of(url: str, identities: Sequence[str]) -> list[str]:
+    """A tourist's token for each identity, fetched side by side from the development issuer."""
+    host, port = address_of(url)
+    requests = (
+        build_request(
+            "POST",
+            "/dev/token",
+            host=f"{host}:{port}",
+            headers=[("Idempotency-Key", f"token-{index}")],
+            body=json.dumps({"role": "tourist", "identity": identity}).encode(),
+        )
+        for index, identity in enumerate(identities)
+    )
+    run = drive(host, port, requests, connections=SIGN_IN_CONNECTIONS, keep_bodies=True)
+    if len(run.bodies) != len(identities):
+        raise StageFailed(f"not everybody could sign in: {run.status_counts()} {dict(run.codes)}")
+    return [json.loads(run.bodies[index])["access_token"] for index in range(len(identities))]
+
+
+def claim_requests(
+    url: str, campaigns: Iterable[str], tokens: Sequence[str], *, label: str
+) -> Iterator[bytes]:
+    """One claim of every person from each campaign in turn, each with its own key."""
+    host, port = address_of(url)
+    for campaign in campaigns:
+        for index, token in enumerate(tokens):
+            yield build_request(
+                "POST",
+                f"/v1/campaigns/{campaign}/claims",
+                host=f"{host}:{port}",
+                headers=[
+                    ("Authorization", f"Bearer {token}"),
+                    ("Idempotency-Key", f"{label}-{campaign[-8:]}-{index}"),
+                ],
+                body=b"{}",
+            )
