@@ -450,7 +450,7 @@ class _Writer:
             self.commit([ticket])
 
     def _recover(self, error: Exception) -> None:
-        logger.warning("the writer of %s lost its transaction: %s", self._book, error)
+        logger.warning("the writer of %s lost its transaction: %s", self._book, _kind(error))
         self._kept.clear()
         if getattr(error, "pgcode", None) in _RETRIED_SQLSTATES:
             self._rollback()
@@ -727,3 +727,9 @@ def _select_capacity(cursor: Any, book: str, pools: set[PoolKey]) -> dict[PoolKe
         ([campaign for campaign, _ in wanted], [pool for _, pool in wanted], book),
     )
     return {(campaign, pool): Capacity(*rest) for campaign, pool, *rest in cursor.fetchall()}
+
+
+def _kind(error: Exception) -> str:
+    """Name an error for the log: its type and SQLSTATE, never its text, which may quote values."""
+    state = getattr(error, "pgcode", None) or getattr(error.__cause__, "pgcode", None)
+    return f"{type(error).__name__} {state or ''}".strip()
