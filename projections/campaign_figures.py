@@ -1,0 +1,441 @@
+"""Campaign figures: what each campaign is, and how its coupons and its money stand.
+
+At every position, per campaign (the tables check it):
+- coupons: claimed = held + redeemed + expired + voided + reclaimed;
+- money: funded = pot + held + spent + reclaimed, where funded is all that the sponsor ever put in
+  (less what an approved cut took out again), held is with holders, spent with merchants, and
+  reclaimed back with the sponsor. The budget is funded less reclaimed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from datetime import datetime
+from typing import Any, Final, NamedTuple
+from uuid import UUID
+
+import msgspec
+
+from projections.projection import Batch, Projection, View, read_statements
+from projections.rows import change_rows
+
+NAME: Final = "campaign_figures"
+STATES: Final = ("draft", "funded", "open", "paused", "closed")
+
+_SQL: Final = read_statements(NAME)
+
+# What is read of the events
+
+
+class Actor(msgspec.Struct, gc=False):
+    id: str
+
+
+class Drafted(View):
+    at: str
+    name: str
+    sponsor: str
+    terms: dict[str, Any]
+
+
+class FundingProposed(View):
+    by: Actor
+    quota: int
+    budget_minor: int
+    from_quota: int
+    from_budget_minor: int
+
+
+class Funded(View):
+    quota: int
+    budget_change_minor: int
+
+
+class Opened(View):
+    pass
+
+
+class Paused(View):
+    pass
+
+
+class Resumed(View):
+    pass
+
+
+class Closed(View):
+    pass
+
+
+class BudgetReclaimed(View):
+    amount_minor: int
+
+
+class Claimed(View):
+    campaign: str
+    face_minor: int
+
+
+class Redeemed(View):
+    campaign: str
+    discount_minor: int
+
+
+class Refunded(View):
+    campaign: str
+    amount_minor: int
+
+
+class Returned(View):
+    campaign: str
+    amount_minor: int
+    to: str
+
+
+class Reclaimed(Returned):
+    pass
+
+
+class Expired(Returned):
+    pass
+
+
+class Voided(Returned):
+    pass
+
+
+READS: Final[dict[str, type[View] | None]] = {
+    "campaign.drafted": Drafted,
+    "campaign.funding_proposed": FundingProposed,
+    "campaign.funded": Funded,
+    "campaign.opened": Opened,
+    "campaign.paused": Paused,
+    "campaign.resumed": Resumed,
+    "campaign.closed": Closed,
+    "campaign.budget_reclaimed": BudgetReclaimed,
+    "coupon.claimed": Claimed,
+    "coupon.redeemed": Redeemed,
+    "coupon.refunded": Refunded,
+    "coupon.reclaimed": Reclaimed,
+    "coupon.expired": Expired,
+    "coupon.voided": Voided,
+}
+
+# Rows, and how a batch becomes rows
+
+
+class DraftRow(msgspec.Struct, gc=False):
+    campaign: str
+    name: str
+    sponsor: str
+    terms: dict[str, Any]
+    currency: str
+    drafted_at: str
+    position: int
+
+
+class Change(msgspec.Struct, gc=False):
+    """What a batch does to a campaign: what is None stays, the figures are added."""
+
+    campaign: str
+    state: str | None = None
+    got_funded: bool = False
+    version: int | None = None
+    quota: int | None = None
+    proposes: bool = False
+    proposed_quota: int | None = None
+    proposed_budget_minor: int | None = None
+    proposed_from_quota: int | None = None
+    proposed_from_budget_minor: int | None = None
+    proposed_by: str | None = None
+    claimed: int = 0
+    held: int = 0
+    redeemed: int = 0
+    refunded: int = 0
+    expired: int = 0
+    voided: int = 0
+    reclaimed: int = 0
+    claimed_minor: int = 0
+    refunded_minor: int = 0
+    expired_minor: int = 0
+    voided_minor: int = 0
+    funded_minor: int = 0
+    pot_minor: int = 0
+    held_minor: int = 0
+    spent_minor: int = 0
+    reclaimed_minor: int = 0
+    position: int = 0
+
+
+def fold(batch: Batch) -> tuple[list[DraftRow], list[Change]]:
+    """Return the campaigns that a batch drafts, and what it changes, one change per campaign."""
+    drafts: list[DraftRow] = []
+    changes: dict[str, Change] = {}
+    for event in batch:
+        kind = type(event)
+        if kind in _OF_COUPON:
+            campaign = event.campaign  # type: ignore[attr-defined]
+            change = changes.get(campaign) or changes.setdefault(campaign, Change(campaign))
+            _OF_COUPON[kind](change, event)
+        else:
+            campaign = event.stream
+            change = changes.get(campaign) or changes.setdefault(campaign, Change(campaign))
+            change.version = event.version
+            if isinstance(event, Drafted):
+                drafts.append(_draft(event))
+            else:
+                _OF_CAMPAIGN[kind](change, event)
+        change.position = event.position
+    return drafts, list(changes.values())
+
+
+def apply(curs: Any, book: str, batch: Batch) -> None:
+    """Write a batch."""
+    drafts, changes = fold(batch)
+    change_rows(curs, _SQL["draft"], book, drafts)
+    change_rows(curs, _SQL["change"], book, changes)
+
+
+class CampaignLoader:
+    """Campaigns are few: a rebuild writes their rows as they are."""
+
+    def load(self, curs: Any, book: str, batch: Batch) -> None:
+        """Write a batch."""
+        apply(curs, book, batch)
+
+    def settle(self, curs: Any) -> None:
+        """Nothing waits."""
+
+
+def _draft(event: Drafted) -> DraftRow:
+    return DraftRow(
+        event.stream,
+        event.name,
+        event.sponsor,
+        event.terms,
+        event.terms["currency"],
+        event.at,
+        event.position,
+    )
+
+
+def _proposed(change: Change, event: FundingProposed) -> None:
+    change.proposes = True
+    change.proposed_quota = event.quota
+    change.proposed_budget_minor = event.budget_minor
+    change.proposed_from_quota = event.from_quota
+    change.proposed_from_budget_minor = event.from_budget_minor
+    change.proposed_by = event.by.id
+
+
+def _clear_proposal(change: Change) -> None:
+    change.proposes = True
+    change.proposed_quota = None
+    change.proposed_budget_minor = None
+    change.proposed_from_quota = None
+    change.proposed_from_budget_minor = None
+    change.proposed_by = None
+
+
+def _funded(change: Change, event: Funded) -> None:
+    change.got_funded = True
+    change.quota = event.quota
+    change.funded_minor += event.budget_change_minor
+    change.pot_minor += event.budget_change_minor
+    _clear_proposal(change)
+
+
+def _opened(change: Change, _event: Opened | Resumed) -> None:
+    change.state = "open"
+
+
+def _paused(change: Change, _event: Paused) -> None:
+    change.state = "paused"
+
+
+def _closed(change: Change, _event: Closed) -> None:
+    change.state = "closed"
+    _clear_proposal(change)
+
+
+def _budget_reclaimed(change: Change, event: BudgetReclaimed) -> None:
+    change.pot_minor -= event.amount_minor
+    change.reclaimed_minor += event.amount_minor
+
+
+def _claimed(change: Change, event: Claimed) -> None:
+    face_minor = event.face_minor
+    change.claimed += 1
+    change.held += 1
+    change.claimed_minor += face_minor
+    change.pot_minor -= face_minor
+    change.held_minor += face_minor
+
+
+def _redeemed(change: Change, event: Redeemed) -> None:
+    change.held -= 1
+    change.redeemed += 1
+    change.held_minor -= event.discount_minor
+    change.spent_minor += event.discount_minor
+
+
+def _refunded(change: Change, event: Refunded) -> None:
+    change.held += 1
+    change.redeemed -= 1
+    change.refunded += 1
+    change.refunded_minor += event.amount_minor
+    change.held_minor += event.amount_minor
+    change.spent_minor -= event.amount_minor
+
+
+def _returned(change: Change, event: Returned) -> None:
+    change.held -= 1
+    change.held_minor -= event.amount_minor
+    if event.to == "sponsor":
+        change.reclaimed_minor += event.amount_minor
+    else:
+        change.pot_minor += event.amount_minor
+
+
+def _reclaimed(change: Change, event: Reclaimed) -> None:
+    change.reclaimed += 1
+    _returned(change, event)
+
+
+def _expired(change: Change, event: Expired) -> None:
+    change.expired += 1
+    change.expired_minor += event.amount_minor
+    _returned(change, event)
+
+
+def _voided(change: Change, event: Voided) -> None:
+    change.voided += 1
+    change.voided_minor += event.amount_minor
+    _returned(change, event)
+
+
+_Rule = Callable[[Change, Any], None]
+
+_OF_CAMPAIGN: Final[dict[type[View], _Rule]] = {
+    FundingProposed: _proposed,
+    Funded: _funded,
+    Opened: _opened,
+    Paused: _paused,
+    Resumed: _opened,
+    Closed: _closed,
+    BudgetReclaimed: _budget_reclaimed,
+}
+
+_OF_COUPON: Final[dict[type[View], _Rule]] = {
+    Claimed: _claimed,
+    Redeemed: _redeemed,
+    Refunded: _refunded,
+    Reclaimed: _reclaimed,
+    Expired: _expired,
+    Voided: _voided,
+}
+
+CAMPAIGN_FIGURES: Final = Projection(NAME, READS, _SQL, apply, CampaignLoader)
+
+# Queries
+
+
+class CampaignFigures(NamedTuple):
+    """A campaign with its figures; the fields are those of the table."""
+
+    book: str
+    campaign: UUID
+    name: str
+    sponsor: str
+    state: str
+    version: int
+    terms: dict[str, Any]
+    currency: str
+    drafted_at: datetime
+    quota: int
+    budget_minor: int
+    proposed_quota: int | None
+    proposed_budget_minor: int | None
+    proposed_from_quota: int | None
+    proposed_from_budget_minor: int | None
+    proposed_by: str | None
+    claimed: int
+    held: int
+    redeemed: int
+    refunded: int
+    expired: int
+    voided: int
+    reclaimed: int
+    claimed_minor: int
+    refunded_minor: int
+    expired_minor: int
+    voided_minor: int
+    funded_minor: int
+    pot_minor: int
+    held_minor: int
+    spent_minor: int
+    reclaimed_minor: int
+    position: int
+
+
+class CampaignCursor(NamedTuple):
+    """The place after a campaign in the list, newest first. None of it ever changes."""
+
+    drafted_at: datetime
+    book: str
+    campaign: UUID
+
+
+_FIELDS: Final = ", ".join(CampaignFigures._fields)
+
+_CAMPAIGN: Final = f"""
+SELECT {_FIELDS} FROM rm_campaign_figures.campaign WHERE book = %s AND campaign = %s
+"""  # noqa: S608 - names of columns
+
+# One index range per state, each in order, then merged: never more than a page of rows per state.
+_CAMPAIGNS: Final = f"""
+SELECT {_FIELDS} FROM unnest(%(states)s) AS wanted (wanted_state)
+CROSS JOIN LATERAL (
+    SELECT {_FIELDS} FROM rm_campaign_figures.campaign
+    WHERE state = wanted_state
+        AND (drafted_at, book, campaign) < (%(at)s, %(book)s, %(campaign)s)
+    ORDER BY drafted_at DESC, book DESC, campaign DESC
+    LIMIT %(limit)s
+) AS of_state
+ORDER BY drafted_at DESC, book DESC, campaign DESC
+LIMIT %(limit)s
+"""  # noqa: S608 - names of columns
+
+
+def campaign(curs: Any, book: str, campaign_uuid: UUID) -> CampaignFigures | None:
+    """Return one campaign, or None."""
+    curs.execute(_CAMPAIGN, (book, campaign_uuid))
+    row = curs.fetchone()
+    return CampaignFigures._make(row) if row else None
+
+
+def campaigns(
+    curs: Any,
+    *,
+    states: Sequence[str] | None = None,
+    after: CampaignCursor | None = None,
+    limit: int,
+) -> list[CampaignFigures]:
+    """Return campaigns in the given states (all without), newest first, after a cursor."""
+    at, book, last = after or ("infinity", "", UUID(int=0))
+    curs.execute(
+        _CAMPAIGNS,
+        {
+            "states": list(STATES if states is None else states),
+            "at": at,
+            "book": book,
+            "campaign": last,
+            "limit": limit,
+        },
+    )
+    return [CampaignFigures._make(row) for row in curs.fetchall()]
+
+
+def cursor_of(figures: CampaignFigures) -> CampaignCursor:
+    """Return the cursor for what comes after a campaign in the list."""
+    return CampaignCursor(figures.drafted_at, figures.book, figures.campaign)
