@@ -72,7 +72,7 @@ def _become(uid: int, gid: int, *, reach: list[str]) -> None:
         message = f"account {uid}:{gid} cannot be used here: {error.strerror}"
         raise Refused(message) from error
     # `access` asks for the account alone: it never counts capabilities.
-    closed = [path for path in reach if not os.access(path, os.R_OK | os.X_OK)]
+    closed = [path for path in reach if not os.access(path, os.X_OK)]
     if not closed:
         _keep_capabilities(())
         return

@@ -30,11 +30,11 @@ START_TIMEOUT_S: Final = 60.0
 """A first start that takes longer has failed. Crash recovery of a large book may take a while."""
 
 BACKOFF_FIRST_S: Final = 0.1
-BACKOFF_MAX_S: Final = 5.0
+BACKOFF_MAX_S: Final = 2.0
 """A process that crashes at every start costs little and is back soon after its cause is gone."""
 
-STABLE_AFTER_S: Final = 10.0
-"""A process that lived this long is restarted at once when it crashes."""
+STABLE_AFTER_S: Final = 1.0
+"""A process that served this long is restarted without delay when it crashes."""
 
 _LAUNCHER: Final = Path(__file__).with_name("child.py")
 
@@ -143,6 +143,7 @@ class Keeper:
     _process: subprocess.Popen[bytes] | None = field(default=None, init=False)
     _thread: threading.Thread | None = field(default=None, init=False)
     _failure: Exception | None = field(default=None, init=False)
+    _served_since: float | None = field(default=None, init=False)
     _serving: threading.Event = field(default_factory=threading.Event, init=False)
     _settled: threading.Event = field(default_factory=threading.Event, init=False)
     _stopping: threading.Event = field(default_factory=threading.Event, init=False)
@@ -205,7 +206,7 @@ class Keeper:
     def _keep(self) -> None:
         backoff_s = BACKOFF_FIRST_S
         while not self._stopping.is_set():
-            began = time.monotonic()
+            self._served_since = None
             try:
                 code = self._live_once()
             except Exception as error:  # noqa: BLE001 - raised by start(), or logged
@@ -222,7 +223,7 @@ class Keeper:
                 self._failure = StartFailed(f"{self.name} {words}")
                 self._settled.set()
                 return
-            if time.monotonic() - began > STABLE_AFTER_S:
+            if self._served_for_s() > STABLE_AFTER_S:
                 backoff_s = BACKOFF_FIRST_S
             self.restarts += 1
             _log.warning(
@@ -242,6 +243,7 @@ class Keeper:
             process.send_signal(self.stop_steps[0][0])
         try:
             if self._became_ready(process):
+                self._served_since = time.monotonic()
                 self._serving.set()
                 self._settled.set()
             return process.wait()
@@ -249,6 +251,10 @@ class Keeper:
             self._serving.clear()
             if self.after is not None:
                 self.after(process.pid)
+
+    def _served_for_s(self) -> float:
+        since = self._served_since
+        return time.monotonic() - since if since is not None else 0.0
 
     def _became_ready(self, process: subprocess.Popen[bytes]) -> bool:
         while process.poll() is None and not self._stopping.is_set():

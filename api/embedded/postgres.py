@@ -66,8 +66,8 @@ SETTINGS: Final[Mapping[str, str]] = MappingProxyType(
         "jit": "off",
         # The log is written in few large steps, and recovery after a crash stays within seconds.
         "wal_buffers": "16MB",
-        "min_wal_size": "256MB",
-        "max_wal_size": "768MB",
+        "min_wal_size": "128MB",
+        "max_wal_size": "512MB",
         "checkpoint_timeout": "5min",
         "checkpoint_completion_target": "0.9",
         # One week of logs, without values: what a person did is nobody's business in a log.
