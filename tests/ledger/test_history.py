@@ -85,7 +85,8 @@ def test_an_unknown_book_is_empty(datastore: Datastore) -> None:
     """It has head 0, no events, no capacity and no replies."""
     history = History(datastore, "nobody", MAPPER)
     assert history.standing() == Standing()
-    assert list(history.events()) == list(history.replies()) == []
+    assert list(history.events()) == []
+    assert list(history.replies()) == []
     assert history.position_at(NOON) == 0
 
 

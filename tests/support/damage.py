@@ -85,13 +85,21 @@ class Damage:
         return int(self.cursor.fetchone()[0])
 
 
+_UNGUARDED = """
+SET search_path TO tidebook;
+SET session_replication_role TO replica;
+ALTER TABLE capacity
+    DROP CONSTRAINT IF EXISTS capacity_issued, DROP CONSTRAINT IF EXISTS capacity_granted;
+"""
+
+
 @contextmanager
 def damaged(database_url: str, book: str = "main") -> Iterator[Damage]:
     """Open a store for damage; what was done is committed at the end."""
     connection = psycopg2.connect(database_url)
     try:
         with connection, connection.cursor() as cursor:
-            cursor.execute("SET search_path TO tidebook; SET session_replication_role TO replica")
+            cursor.execute(_UNGUARDED)
             yield Damage(cursor, book)
     finally:
         connection.close()

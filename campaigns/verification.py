@@ -1,0 +1,640 @@
+"""Verification of the rules: every stored decision judged again, and what it adds up to.
+
+A pure pass over the events of a book in order, so that auditors can run it on an export. It
+shares the folds and the accounts with the decisions but none of their code: a rule that was
+decided wrongly is found here. State is kept lean: a small number per coupon, all else per campaign.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
+from datetime import datetime
+from hashlib import sha1
+from typing import Any, Final
+from uuid import UUID
+
+from msgspec.structs import replace
+
+from campaigns.accounting import campaign_account, postings_of
+from campaigns.campaign import (
+    CAMPAIGN_EVENTS,
+    CAMPAIGN_FOLD,
+    PER_PERSON_MAX,
+    POOL,
+    BudgetReclaimed,
+    Campaign,
+    CampaignClosed,
+    CampaignDrafted,
+    CampaignFunded,
+    CampaignOpened,
+    CampaignPaused,
+    CampaignResumed,
+    FundingProposed,
+    Terms,
+)
+from campaigns.coupon import (
+    CouponClaimed,
+    CouponExpired,
+    CouponReclaimed,
+    CouponRedeemed,
+    CouponRefunded,
+    CouponVoided,
+)
+from campaigns.event_types import MAPPER
+from campaigns.refusals import PRECEDENCE
+from campaigns.replies import CAMPAIGN_PREFIX, COUPON_PREFIX
+from ledger.appending import Capacity
+from ledger.books import Book, PublicId
+from ledger.events import Event
+from ledger.history import Entry, Standing
+from ledger.verification import BookAudit, Finding, PostingsOf
+
+RULE_CODES: Final[dict[str, str]] = {
+    "terms_invalid": "a campaign's terms are ones that can be kept",
+    "campaign_unknown": "a campaign is drafted before anything else happens to it",
+    "coupon_unknown": "a coupon is claimed before anything else happens to it",
+    "coupon_id": "a coupon's id is made of its campaign, its person and its ordinal",
+    "person_limit": "no person has more coupons of a campaign than its terms allow",
+    "ordinal_skipped": "a person's coupons of a campaign are numbered 1, 2, 3, …",
+    "claim_not_open": "no coupon is claimed unless its campaign is open",
+    "claim_outside_window": "no coupon is claimed outside the claim window",
+    "claim_other_version": "a claim is decided against the campaign's version at that position",
+    "claim_other_terms": "a coupon carries its campaign's terms",
+    "over_issued": "no more coupons are issued than the quota of that moment",
+    "over_granted": "no more money is granted than the budget of that moment",
+    "capacity_differs": "the stored capacity is what the events add up to",
+    "illegal_step": "campaigns and coupons only take the steps of their lives",
+    "redeemed_twice": "a coupon is redeemed at most once at a time",
+    "after_end": "nothing happens to a coupon after its end",
+    "outside_validity": "coupons are used inside their validity and expire after it",
+    "merchant_not_designated": "only designated merchants redeem",
+    "below_threshold": "an order reaches the coupon's threshold",
+    "other_amount": "money moves in the amount that the coupon or pot has",
+    "other_redemption": "a refund names the merchant and order of the redemption",
+    "other_destination": "money goes back to the pot, or to the sponsor after the close",
+    "self_approval": "funding is approved by another person than proposed it",
+    "not_as_proposed": "what is funded is what was proposed, on the values that it was proposed on",
+    "decision_cut_short": "a close gives the rest back, and a late refund reclaims, at once",
+    "conservation": "pots, holders and merchants have what campaigns and coupons say",
+}
+"""Finding → the rule that it breaks."""
+
+SUCCESSES: Final[dict[str, frozenset[str]]] = {
+    "drafted": frozenset({CampaignDrafted.TOPIC}),
+    "funding_proposed": frozenset({FundingProposed.TOPIC}),
+    "funded": frozenset({CampaignFunded.TOPIC}),
+    "opened": frozenset({CampaignOpened.TOPIC}),
+    "paused": frozenset({CampaignPaused.TOPIC}),
+    "resumed": frozenset({CampaignResumed.TOPIC}),
+    "closed": frozenset({CampaignClosed.TOPIC, BudgetReclaimed.TOPIC}),
+    "claimed": frozenset({CouponClaimed.TOPIC}),
+    "redeemed": frozenset({CouponRedeemed.TOPIC}),
+    "refunded": frozenset({CouponRefunded.TOPIC, CouponReclaimed.TOPIC}),
+    "voided": frozenset({CouponVoided.TOPIC}),
+    "expired": frozenset({CouponExpired.TOPIC}),
+}
+"""Code of a success → the topics that its last event may have."""
+
+REFUSALS: Final = frozenset(code for codes in PRECEDENCE.values() for code in codes)
+
+# A coupon is kept as one number: its state in 3 bits, its ordinal in 5 and, while it is redeemed,
+# a mark of merchant and order above them. Numbers below 256 take no memory of their own.
+_HELD, _REDEEMED, _EXPIRED, _VOIDED, _RECLAIMED = range(5)
+_STATE_NAMES: Final = ("held", "redeemed", "expired", "voided", "reclaimed")
+_ENDED: Final = frozenset({_EXPIRED, _VOIDED, _RECLAIMED})
+_ORDINAL_BITS_FROM: Final = 3
+_MARK_BITS_FROM: Final = 8
+_STATE_MASK: Final = 0b111
+_ORDINAL_MASK: Final = 0b11111
+_MARK_MASK: Final = 2**60 - 1
+
+_STEPS: Final[dict[type[Event], frozenset[str]]] = {
+    FundingProposed: frozenset({"draft", "funded", "open", "paused"}),
+    CampaignFunded: frozenset({"draft", "funded", "open", "paused"}),
+    CampaignOpened: frozenset({"funded"}),
+    CampaignPaused: frozenset({"open"}),
+    CampaignResumed: frozenset({"paused"}),
+    CampaignClosed: frozenset({"draft", "funded", "open", "paused"}),
+    BudgetReclaimed: frozenset({"closed"}),
+}
+"""Campaign event → the states in which it may happen."""
+
+
+_UUID_FREE_BITS: Final = ~(0xF << 76 | 0x3 << 62)
+_UUID_VERSION_5: Final = 0x5 << 76 | 0x2 << 62
+
+
+@dataclass(slots=True)
+class _Pot:
+    """A campaign as its events made it, and what they took from it."""
+
+    campaign: Campaign
+    judged: bool
+    namespace: Any  # SHA-1 over the campaign's id, from which its coupons' ids go on
+    capacity: Capacity = field(default_factory=Capacity)
+
+    def coupon(self, person: str, n: int) -> int:
+        """Return the id of a person's n-th coupon, as the 128-bit number of a version 5 UUID."""
+        name = self.namespace.copy()
+        name.update(f"{person}:{n}".encode())
+        number = int.from_bytes(name.digest()[:16], "big")
+        return number & _UUID_FREE_BITS | _UUID_VERSION_5
+
+
+@dataclass(slots=True)
+class _Owed:
+    """An event that must come next, because the decision is not complete without it."""
+
+    stream: UUID
+    kind: type[Event]
+
+
+class CampaignAudit:
+    """Judges every event of a book again: feed it all of them in order, then finish."""
+
+    def __init__(self, book: str) -> None:
+        self.findings: list[Finding] = []
+        self.held_minor: defaultdict[str, int] = defaultdict(int)
+        self.redeemed_minor: defaultdict[str, int] = defaultdict(int)
+        self.pots: dict[UUID, _Pot] = {}
+        self._book = Book(book)
+        self._coupons: dict[int, int] = {}
+        self._owed: _Owed | None = None
+        self._was_owed = False
+        self._position = 0
+        self._whole = True
+        self._rules: dict[type[Event], Callable[[Any], None]] = {
+            **dict.fromkeys(CAMPAIGN_EVENTS, self._campaign_event),
+            CampaignDrafted: self._drafted,
+            CouponClaimed: self._claimed,
+            CouponRedeemed: self._redeemed,
+            CouponRefunded: self._refunded,
+            CouponReclaimed: self._reclaimed,
+            CouponExpired: self._expired,
+            CouponVoided: self._voided,
+        }
+
+    def feed(self, position: int, event: Event) -> None:
+        """Judge one event."""
+        self._position = position
+        self._was_owed = self._owed is not None and self._is_paid(self._owed, event)
+        self._rules[type(event)](event)
+
+    def skip(self, stream: UUID) -> None:
+        """Pass over an event of a stream that cannot be judged any more.
+
+        From then on the book is not whole: what refers to an unknown thing is not reported.
+        """
+        self._whole = False
+        self._owed = None
+        if stream in self.pots:
+            self.pots[stream].judged = False
+
+    def finish(self, standing: Standing | None) -> None:
+        """Compare the capacity that the events add up to with the stored one."""
+        if self._owed is not None:
+            self._cut_short(self._owed, "the end of the book")
+        if standing is not None and self._whole:
+            self._compare_capacity(standing)
+
+    def _compare_capacity(self, standing: Standing) -> None:
+        derived = {
+            (campaign, POOL): pot.capacity
+            for campaign, pot in self.pots.items()
+            if any(pot.capacity) or (campaign, POOL) in standing.capacity
+        }
+        for pool in sorted(derived.keys() | standing.capacity.keys(), key=str):
+            expected, found = derived.get(pool), standing.capacity.get(pool)
+            if expected != found:
+                where = f"{self._campaign_name(pool[0])} pool {pool[1]}"
+                self._add("capacity_differs", where, expected, found)
+
+    # Findings
+
+    def _add(self, code: str, where: str, expected: object, found: object) -> None:
+        self.findings.append(Finding(code, where, str(expected), str(found)))
+
+    def _here(self, code: str, expected: object, found: object) -> bool:
+        """Report that a rule is broken at this position; always False, for chains of checks."""
+        self._add(code, f"{self._book}:{self._position}", expected, found)
+        return False
+
+    def _unknown(self, code: str, expected: object, found: object) -> bool:
+        """Report a reference to nothing, unless the missing part of the book may explain it."""
+        return self._here(code, expected, found) if self._whole else False
+
+    def _campaign_name(self, campaign: UUID) -> str:
+        return str(PublicId(CAMPAIGN_PREFIX, self._book, campaign))
+
+    def _coupon_name(self, coupon: UUID) -> str:
+        return str(PublicId(COUPON_PREFIX, self._book, coupon))
+
+    def _is_paid(self, owed: _Owed, event: Event) -> bool:
+        self._owed = None
+        if (type(event), event.originator_id) == (owed.kind, owed.stream):
+            return True
+        self._cut_short(owed, event.TOPIC)
+        return False
+
+    def _cut_short(self, owed: _Owed, found: str) -> None:
+        self._here("decision_cut_short", f"{owed.kind.TOPIC} of {owed.stream.hex}", found)
+
+    # Campaigns
+
+    def _drafted(self, event: CampaignDrafted) -> None:
+        if event.originator_id in self.pots:
+            self._here("illegal_step", "a campaign's other events", event.TOPIC)
+            pot = self.pots[event.originator_id]
+            pot.campaign = replace(pot.campaign, version=event.originator_version)
+            return
+        problem = _problem_of(event.terms)
+        if problem is not None:
+            self._here("terms_invalid", "terms that can be kept", problem)
+        campaign = CAMPAIGN_FOLD.evolve(None, event)
+        namespace = sha1(campaign.id.bytes, usedforsecurity=False)
+        self.pots[campaign.id] = _Pot(campaign, problem is None, namespace)
+
+    def _campaign_event(self, event: Any) -> None:
+        pot = self.pots.get(event.originator_id)
+        if pot is None:
+            self._unknown("campaign_unknown", "campaign.drafted first", event.TOPIC)
+            return
+        if self._is_campaign_step(pot, event):
+            self._judge_campaign(pot, event)
+        self._move_campaign(pot, event)
+
+    def _is_campaign_step(self, pot: _Pot, event: Any) -> bool:
+        state = pot.campaign.state
+        if state not in _STEPS[type(event)]:
+            allowed = " or ".join(sorted(_STEPS[type(event)]))
+            return self._here("illegal_step", f"{event.TOPIC} when {allowed}", f"when {state}")
+        if isinstance(event, BudgetReclaimed) and not self._was_owed:
+            return self._here("illegal_step", f"{event.TOPIC} right after the close", "later")
+        return True
+
+    def _judge_campaign(self, pot: _Pot, event: Any) -> None:
+        match event:
+            case FundingProposed():
+                self._judge_proposal(pot.campaign, event)
+            case CampaignFunded():
+                self._judge_funding(pot.campaign, event)
+            case BudgetReclaimed():
+                left = pot.capacity.budget_minor - pot.capacity.granted_minor
+                expected = (left, pot.campaign.terms.currency, pot.campaign.sponsor)
+                found = (event.amount_minor, event.currency, event.sponsor)
+                if expected != found:
+                    self._here("other_amount", expected, found)
+            case CampaignClosed() if pot.capacity.granted_minor < pot.capacity.budget_minor:
+                self._owed = _Owed(event.originator_id, BudgetReclaimed)
+            case _:
+                pass
+
+    def _judge_proposal(self, campaign: Campaign, event: FundingProposed) -> None:
+        base = (event.from_quota, event.from_budget_minor)
+        if base != (campaign.quota, campaign.budget_minor):
+            self._here("not_as_proposed", (campaign.quota, campaign.budget_minor), base)
+
+    def _judge_funding(self, campaign: Campaign, event: CampaignFunded) -> None:
+        proposal = campaign.proposal
+        if proposal is None:
+            self._here("not_as_proposed", "a proposal", "none")
+            return
+        if event.by.id == proposal.by:
+            self._here("self_approval", "another person than the proposer", event.by.id)
+            return
+        expected = (
+            proposal.quota,
+            proposal.budget_minor,
+            proposal.quota - campaign.quota,
+            proposal.budget_minor - campaign.budget_minor,
+            proposal.by,
+            campaign.terms.currency,
+            campaign.sponsor,
+        )
+        found = (
+            event.quota,
+            event.budget_minor,
+            event.quota_change,
+            event.budget_change_minor,
+            event.proposed_by,
+            event.currency,
+            event.sponsor,
+        )
+        if expected != found:
+            self._here("not_as_proposed", expected, found)
+
+    def _move_campaign(self, pot: _Pot, event: Any) -> None:
+        match event:
+            case CampaignFunded():
+                self._take(pot, quota=event.quota_change, budget_minor=event.budget_change_minor)
+            case BudgetReclaimed():
+                self._take(pot, budget_minor=-event.amount_minor)
+            case _:
+                pass
+        pot.campaign = CAMPAIGN_FOLD.evolve(pot.campaign, event)
+
+    def _take(
+        self,
+        pot: _Pot,
+        *,
+        issued: int = 0,
+        quota: int = 0,
+        granted_minor: int = 0,
+        budget_minor: int = 0,
+    ) -> None:
+        """Change a campaign's capacity and report when it leaves its bounds."""
+        before = pot.capacity
+        pot.capacity = after = Capacity(
+            before.issued + issued,
+            before.quota + quota,
+            before.granted_minor + granted_minor,
+            before.budget_minor + budget_minor,
+        )
+        if not pot.judged:
+            return
+        if not 0 <= after.issued <= after.quota and (issued > 0 or before.issued <= before.quota):
+            self._here("over_issued", f"0 to {after.quota} issued", after.issued)
+        if not 0 <= after.granted_minor <= after.budget_minor and (
+            granted_minor > 0 or before.granted_minor <= before.budget_minor
+        ):
+            self._here("over_granted", f"0 to {after.budget_minor} granted", after.granted_minor)
+
+    # Coupons
+
+    def _claimed(self, event: CouponClaimed) -> None:
+        coupon = event.originator_id
+        pot = self.pots.get(event.campaign)
+        if coupon.int in self._coupons:
+            self._here("illegal_step", f"one claim of {self._coupon_name(coupon)}", "another")
+            return
+        ordinal = min(max(event.n, 0), _ORDINAL_MASK)
+        self._coupons[coupon.int] = ordinal << _ORDINAL_BITS_FROM | _HELD
+        if pot is None:
+            self._unknown("campaign_unknown", "a campaign that was drafted", event.campaign.hex)
+            return
+        self._take(pot, issued=1, granted_minor=event.face_minor)
+        self.held_minor[event.currency] += event.face_minor
+        if pot.judged:
+            self._judge_claim(pot, event)
+
+    def _judge_claim(self, pot: _Pot, event: CouponClaimed) -> None:
+        campaign = pot.campaign
+        if not self._is_own_coupon(pot, event) or not self._is_claimable(campaign, event):
+            return
+        expected, found = _terms_of_coupons(campaign.terms), _terms_of_claim(event)
+        if expected != found:
+            self._here("claim_other_terms", expected, found)
+
+    def _is_own_coupon(self, pot: _Pot, event: CouponClaimed) -> bool:
+        """Whether the coupon is the person's n-th, and n is one that the person may have."""
+        person, n = event.person, event.n
+        limit = pot.campaign.terms.per_person_limit
+        if not self._is_coupon(pot, event, n):
+            return False
+        if not 1 <= n <= limit:
+            return self._here("person_limit", f"1 to {limit}", n)
+        if n > 1 and pot.coupon(person, n - 1) not in self._coupons:
+            return self._unknown("ordinal_skipped", f"number {n - 1} first", n)
+        return True
+
+    def _is_coupon(self, pot: _Pot, event: Any, n: int) -> bool:
+        """Whether the event's stream is its person's n-th coupon of its campaign."""
+        coupon = pot.coupon(event.person, n)
+        if event.originator_id.int == coupon:
+            return True
+        return self._here("coupon_id", f"{coupon:032x}", event.originator_id.hex)
+
+    def _is_claimable(self, campaign: Campaign, event: CouponClaimed) -> bool:
+        """Whether the campaign took claims at that position."""
+        terms = campaign.terms
+        if campaign.state != "open":
+            return self._here("claim_not_open", "an open campaign", campaign.state)
+        if not terms.claim_from <= event.at < terms.claim_until:
+            window = f"{terms.claim_from} up to {terms.claim_until}"
+            return self._here("claim_outside_window", window, event.at)
+        if event.campaign_version != campaign.version:
+            return self._here("claim_other_version", campaign.version, event.campaign_version)
+        return True
+
+    def _coupon_step(self, event: Any, allowed: int, to: int, mark: int = 0) -> _Pot | None:
+        """Take a coupon's step; return its campaign when the step is one that may be judged."""
+        coupon = event.originator_id
+        kept = self._coupons.get(coupon.int)
+        if kept is None:
+            self._unknown("coupon_unknown", "coupon.claimed first", event.TOPIC)
+            return None
+        state = kept & _STATE_MASK
+        n = kept >> _ORDINAL_BITS_FROM & _ORDINAL_MASK
+        self._coupons[coupon.int] = mark << _MARK_BITS_FROM | n << _ORDINAL_BITS_FROM | to
+        pot = self.pots.get(event.campaign)
+        if pot is None:
+            self._unknown("campaign_unknown", "a campaign that was drafted", event.campaign.hex)
+            return None
+        if not self._is_coupon(pot, event, n):
+            return None
+        if state == allowed:
+            return pot if pot.judged else None
+        if state in _ENDED:
+            code = "after_end"
+        else:
+            code = "redeemed_twice" if state == to == _REDEEMED else "illegal_step"
+        expected = f"{event.TOPIC} when {_STATE_NAMES[allowed]}"
+        self._here(code, expected, f"when {_STATE_NAMES[state]}")
+        return None
+
+    def _redeemed(self, event: CouponRedeemed) -> None:
+        pot = self._coupon_step(event, _HELD, _REDEEMED, _mark(event))
+        if pot is None:
+            return
+        terms = pot.campaign.terms
+        self.held_minor[terms.currency] -= terms.face_minor
+        self.redeemed_minor[terms.currency] += terms.face_minor
+        if not terms.valid_from <= event.at < terms.valid_until:
+            self._here("outside_validity", _validity(terms), event.at)
+        elif terms.merchants is not None and event.merchant not in terms.merchants:
+            self._here("merchant_not_designated", ", ".join(terms.merchants), event.merchant)
+        elif event.order_total_minor < terms.threshold_minor:
+            self._here("below_threshold", terms.threshold_minor, event.order_total_minor)
+        else:
+            self._check_amount(terms, event.discount_minor, event.currency)
+
+    def _refunded(self, event: CouponRefunded) -> None:
+        redemption = self._coupons.get(event.originator_id.int, 0) >> _MARK_BITS_FROM
+        pot = self._coupon_step(event, _REDEEMED, _HELD)
+        if pot is None:
+            return
+        terms = pot.campaign.terms
+        self.held_minor[terms.currency] += terms.face_minor
+        self.redeemed_minor[terms.currency] -= terms.face_minor
+        if event.at >= terms.valid_until:
+            self._owed = _Owed(event.originator_id, CouponReclaimed)
+        if redemption != _mark(event):
+            expected = "the merchant and order of the redemption"
+            self._here("other_redemption", expected, f"{event.merchant}, {event.order}")
+        else:
+            self._check_amount(terms, event.amount_minor, event.currency)
+
+    def _reclaimed(self, event: CouponReclaimed) -> None:
+        judged = self._end(event, _RECLAIMED)
+        if judged is not None and not self._was_owed:
+            self._here("illegal_step", f"{event.TOPIC} right after a late refund", "elsewhere")
+
+    def _expired(self, event: CouponExpired) -> None:
+        pot = self._end(event, _EXPIRED)
+        if pot is not None and event.valid_until != pot.campaign.terms.valid_until:
+            self._here("claim_other_terms", pot.campaign.terms.valid_until, event.valid_until)
+
+    def _voided(self, event: CouponVoided) -> None:
+        self._end(event, _VOIDED)
+
+    def _end(self, event: CouponReclaimed | CouponExpired | CouponVoided, to: int) -> _Pot | None:
+        """End a coupon: its money is granted no more, its piece is free again if so agreed."""
+        judged = self._coupon_step(event, _HELD, to)
+        pot = self.pots.get(event.campaign)
+        if pot is not None:
+            self._give_back(pot, event)
+        if judged is None:
+            return None
+        terms = judged.campaign.terms
+        self.held_minor[terms.currency] -= terms.face_minor
+        ended_inside = to == _VOIDED
+        if (event.at < terms.valid_until) != ended_inside:
+            expected = "inside" if ended_inside else "after"
+            self._here("outside_validity", f"{expected} {_validity(terms)}", event.at)
+        elif (event.to, event.sponsor) != (judged.campaign.returns_to, judged.campaign.sponsor):
+            expected_to = (judged.campaign.returns_to, judged.campaign.sponsor)
+            self._here("other_destination", expected_to, (event.to, event.sponsor))
+        else:
+            self._check_amount(terms, event.amount_minor, event.currency)
+        return judged
+
+    def _give_back(self, pot: _Pot, event: CouponReclaimed | CouponExpired | CouponVoided) -> None:
+        self._take(
+            pot,
+            issued=-1 if pot.campaign.terms.restock else 0,
+            granted_minor=-event.amount_minor,
+            budget_minor=-event.amount_minor if event.to == "sponsor" else 0,
+        )
+
+    def _check_amount(self, terms: Terms, amount_minor: int, currency: str) -> None:
+        if (amount_minor, currency) != (terms.face_minor, terms.currency):
+            expected = f"{terms.face_minor} {terms.currency}"
+            self._here("other_amount", expected, f"{amount_minor} {currency}")
+
+
+def _mark(event: CouponRedeemed | CouponRefunded) -> int:
+    """A number for a redemption's merchant and order; two differ surely enough within one run."""
+    return hash((event.merchant, event.order)) & _MARK_MASK
+
+
+def _terms_of_claim(event: CouponClaimed) -> tuple[Any, ...]:
+    return (
+        event.face_minor,
+        event.threshold_minor,
+        event.currency,
+        event.valid_from,
+        event.valid_until,
+    )
+
+
+def _terms_of_coupons(terms: Terms) -> tuple[Any, ...]:
+    return (
+        terms.face_minor,
+        terms.threshold_minor,
+        terms.currency,
+        terms.valid_from,
+        terms.valid_until,
+    )
+
+
+def _validity(terms: Terms) -> str:
+    return f"{terms.valid_from} up to {terms.valid_until}"
+
+
+def _problem_of(terms: Terms) -> str | None:
+    """Return what is wrong with terms that nobody could keep; such a campaign is not judged."""
+    instants: tuple[datetime, ...] = (
+        terms.claim_from,
+        terms.claim_until,
+        terms.valid_from,
+        terms.valid_until,
+    )
+    if any(instant.utcoffset() is None for instant in instants):
+        return "an instant without offset"
+    if terms.claim_from >= terms.claim_until or terms.valid_from >= terms.valid_until:
+        return "a window that ends before it begins"
+    if not 1 <= terms.per_person_limit <= PER_PERSON_MAX:
+        return f"per_person_limit {terms.per_person_limit}"
+    if not 0 < terms.face_minor <= terms.threshold_minor:
+        return f"face {terms.face_minor}, threshold {terms.threshold_minor}"
+    if terms.kind == "fixed" and terms.threshold_minor != terms.face_minor:
+        return f"fixed, but with threshold {terms.threshold_minor}"
+    return None
+
+
+class Audit:
+    """The whole verification of a book's events: what holds for any book, and the rules."""
+
+    def __init__(self, book: str, postings: PostingsOf = postings_of) -> None:
+        self.book = BookAudit(book, MAPPER, postings)
+        self.rules = CampaignAudit(book)
+        self._clean = True
+
+    def feed(self, entry: Entry) -> None:
+        """Check one entry after all before it."""
+        event = self.book.feed(entry)
+        if event is None:
+            self.rules.skip(entry.stream)
+        else:
+            self.rules.feed(entry.position, event)
+
+    def finish(self, standing: Standing | None = None) -> None:
+        """Check what the events add up to, against the store's own figures when they are known."""
+        self.book.finish(standing)
+        if self.book.whole:
+            self.rules.finish(standing)
+        self._clean &= not (self.book.findings or self.rules.findings)
+        if self._clean:
+            self.rules.findings.extend(_conservation(self.book, self.rules))
+
+    def take_findings(self) -> list[Finding]:
+        """Return what was found since the last call."""
+        found = self.book.findings + self.rules.findings
+        if found:
+            self._clean = False
+            self.book.findings.clear()
+            self.rules.findings.clear()
+        return found
+
+
+def verify(
+    book: str, entries: Iterable[Entry], standing: Standing | None = None
+) -> Iterator[Finding]:
+    """Yield what is wrong with a book's events, all of them from position 1, as it is found."""
+    audit = Audit(book)
+    for entry in entries:
+        audit.feed(entry)
+        yield from audit.take_findings()
+    audit.finish(standing)
+    yield from audit.take_findings()
+
+
+def _conservation(book: BookAudit, rules: CampaignAudit) -> Iterator[Finding]:
+    """Compare accounts with what campaigns and coupons say, where every event was in order."""
+    for campaign, pot in rules.pots.items():
+        currency = pot.campaign.terms.currency
+        account = campaign_account(campaign)
+        left = pot.capacity.budget_minor - pot.capacity.granted_minor
+        found = book.balances.get(currency, {}).get(account, 0)
+        if found != left:
+            yield Finding("conservation", account, f"{left} {currency}", f"{found} {currency}")
+    for kind, totals in (("holder", rules.held_minor), ("merchant", rules.redeemed_minor)):
+        for currency, expected in totals.items():
+            total = book.total(kind, currency)
+            if total != expected:
+                where = f"{book.book} {kind}s"
+                yield Finding(
+                    "conservation", where, f"{expected} {currency}", f"{total} {currency}"
+                )
