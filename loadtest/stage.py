@@ -118,9 +118,7 @@ def tokens_of(url: str, identities: Sequence[str]) -> list[str]:
     return [json.loads(run.bodies[index])["access_token"] for index in range(len(identities))]
 
 
-def claim_requests(
-    url: str, campaigns: Iterable[str], tokens: Sequence[str], *, label: str
-) -> Iterator[bytes]:
+def claim_requests(url: str, campaigns: Iterable[str], tokens: Sequence[str]) -> Iterator[bytes]:
     """One claim of every person from each campaign in turn, each with its own key."""
     host, port = address_of(url)
     for campaign in campaigns:
@@ -131,7 +129,7 @@ def claim_requests(
                 host=f"{host}:{port}",
                 headers=[
                     ("Authorization", f"Bearer {token}"),
-                    ("Idempotency-Key", f"{label}-{campaign[-8:]}-{index}"),
+                    ("Idempotency-Key", f"{campaign[-12:]}-{index}"),
                 ],
                 body=b"{}",
             )
