@@ -15,14 +15,17 @@ import os
 import sys
 from typing import Any, Final, NoReturn
 
-# From linux/prctl.h and linux/capability.h.
+# From linux/prctl.h, linux/securebits.h and linux/capability.h.
 _PR_SET_PDEATHSIG: Final = 1
 _PR_SET_KEEPCAPS: Final = 8
+_PR_SET_SECUREBITS: Final = 28
 _PR_CAP_AMBIENT: Final = 47
 _PR_CAP_AMBIENT_RAISE: Final = 2
 _CAPABILITY_VERSION_3: Final = 0x20080522
 _CAP_DAC_OVERRIDE: Final = 1
 _CAP_DAC_READ_SEARCH: Final = 2
+_CAP_SETPCAP: Final = 8
+_SECBIT_NO_SETUID_FIXUP: Final = 1 << 2
 
 EXIT_REFUSED: Final = 78
 """The exit status of a launcher that could not do what its plan says (EX_CONFIG)."""
@@ -86,8 +89,14 @@ def _become(uid: int, gid: int, *, reach: list[str]) -> None:
 
 
 def _kept(capability: int) -> bool:
-    """Whether exactly `capability` now survives into the program (it then has no other)."""
+    """Whether exactly `capability` now survives into the program (it then has no other).
+
+    PostgreSQL asks with access(2) whether it may run its own parts, and that call looks at
+    capabilities only under NO_SETUID_FIXUP.
+    """
     try:
+        _keep_capabilities((capability, _CAP_SETPCAP))
+        _prctl(_PR_SET_SECUREBITS, _SECBIT_NO_SETUID_FIXUP)
         _keep_capabilities((capability,))
         _prctl(_PR_CAP_AMBIENT, _PR_CAP_AMBIENT_RAISE, capability)
     except OSError:

@@ -15,7 +15,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from api.supervisor import Child, Command, Keeper, StartFailed, Supervisor
+from api.supervisor import Account, Child, Command, Keeper, StartFailed, Supervisor
 from tests.conftest import wait_until
 
 REPOSITORY = Path(__file__).parents[2]
@@ -213,6 +213,24 @@ def test_a_child_whose_parent_is_gone_does_not_start() -> None:
     assert finished.returncode == 78
     assert "parent ended" in finished.stderr
     assert finished.stdout == ""
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can give up root")
+def test_an_account_without_root_runs_what_lies_below_a_closed_directory(tmp_path: Path) -> None:
+    """It may look at, enter and run what it could have run with the door open; not write there."""
+    closed = tmp_path / "closed"
+    (closed / "open").mkdir(parents=True)
+    closed.chmod(0o700)
+    program = closed / "open" / "program"
+    program.write_text("#!/bin/sh\nexit 0\n")
+    program.chmod(0o755)
+    account = Account(65534, 65534, reach=(closed, Path(sys.base_prefix)))
+    looks = (
+        f"import os; assert os.access({str(program)!r}, os.X_OK); os.mkdir({str(closed)!r} '/x')"
+    )
+    Command([str(program)], account=account, output=tmp_path / "output").run(30)
+    with pytest.raises(StartFailed, match="PermissionError"):
+        Command([sys.executable, "-c", looks], account=account, output=tmp_path / "output").run(30)
 
 
 @pytest.mark.skipif(
