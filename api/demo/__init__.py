@@ -37,3 +37,14 @@ class DemoOptions:
         """Where this demo lives: each sample has its own, because its campaigns are smaller."""
         name = "demo" if self.households is None else f"demo-{self.households}"
         return self.home / name
+
+
+def run_demo(options: DemoOptions) -> int:
+    """Replay, reconcile and verify; return the exit status.
+
+    0: everything matches. 1: a figure differs or the verification found something. 2: the demo
+    could not be run.
+    """
+    from api.demo.run import run
+
+    return run(options)

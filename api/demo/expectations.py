@@ -9,33 +9,43 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from api.demo.reconciliation import Books, MailingFigures, StoreFigures
+from api.demo.reconciliation import Books, Figures, StoreFigures
 
 if TYPE_CHECKING:
     import pandas as pd
 
-_HOLDING = ["mailing", "upc", "household"]
+_OFFER = ["mailing", "upc"]
+_HOLDING = [*_OFFER, "household"]
 
 
 def expected(faces: pd.DataFrame, holdings: pd.DataFrame, orders: pd.DataFrame) -> Books:
     """Return the figures that follow from the tables."""
-    held = holdings.merge(faces, on=["mailing", "upc"])
     asked = outcomes(faces, orders)
     redeemed = asked[asked["outcome"] == "redeemed"]
     refused = asked[asked["outcome"] != "redeemed"]
-    mailings = {
-        int(mailing): _mailing(
-            held[held["mailing"] == mailing],
-            redeemed[redeemed["mailing"] == mailing],
-            refused[refused["mailing"] == mailing],
-        )
-        for mailing in sorted(held["mailing"].unique())
-    }
-    stores = {
-        int(store): StoreFigures(redeemed=len(rows), redeemed_cents=int(rows["face_cents"].sum()))
-        for store, rows in redeemed.groupby("store")
-    }
-    return Books(mailings=mailings, stores=stores)
+    offers = faces.merge(_count(holdings, "issued"), on=_OFFER)
+    offers = offers.merge(_count(redeemed, "redeemed"), how="left", on=_OFFER)
+    offers["redeemed"] = offers["redeemed"].fillna(0)
+    reasons = refused.groupby([*_OFFER, "outcome"]).size()
+    return Books(
+        offers={
+            (int(row.mailing), int(row.upc)): _figures(
+                issued=int(row.issued),
+                redeemed=int(row.redeemed),
+                face_cents=int(row.face_cents),
+                refused={
+                    str(reason): int(count)
+                    for (mailing, upc, reason), count in reasons.items()
+                    if (mailing, upc) == (row.mailing, row.upc)
+                },
+            )
+            for row in offers.itertuples()
+        },
+        stores={
+            int(store): StoreFigures(len(rows), int(rows["face_cents"].sum()))
+            for store, rows in redeemed.groupby("store")
+        },
+    )
 
 
 def outcomes(faces: pd.DataFrame, orders: pd.DataFrame) -> pd.DataFrame:
@@ -52,18 +62,18 @@ def outcomes(faces: pd.DataFrame, orders: pd.DataFrame) -> pd.DataFrame:
     return asked
 
 
-def _mailing(held: pd.DataFrame, redeemed: pd.DataFrame, refused: pd.DataFrame) -> MailingFigures:
-    issued_cents = int(held["face_cents"].sum())
-    redeemed_cents = int(redeemed["face_cents"].sum())
-    reasons = refused["outcome"].value_counts().to_dict()
-    return MailingFigures(
-        issued=len(held),
-        redeemed=len(redeemed),
-        expired=len(held) - len(redeemed),
-        held=0,
-        funded_cents=issued_cents,
-        redeemed_cents=redeemed_cents,
-        returned_cents=issued_cents - redeemed_cents,
-        held_cents=0,
-        refused={str(reason): int(count) for reason, count in sorted(reasons.items())},
+def _count(rows: pd.DataFrame, name: str) -> pd.DataFrame:
+    return rows.groupby(_OFFER, as_index=False).size().rename(columns={"size": name})
+
+
+def _figures(*, issued: int, redeemed: int, face_cents: int, refused: dict[str, int]) -> Figures:
+    expired = issued - redeemed
+    return Figures(
+        issued=issued,
+        redeemed=redeemed,
+        expired=expired,
+        funded_cents=issued * face_cents,
+        redeemed_cents=redeemed * face_cents,
+        returned_cents=expired * face_cents,
+        refused=refused,
     )

@@ -7,30 +7,30 @@ difference.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Final, Literal, NamedTuple
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+from typing import Final, Literal, NamedTuple
 
 Unit = Literal["count", "cents"]
 
-TOTAL: Final = "all"
-
 
 @dataclass(frozen=True)
-class MailingFigures:
-    """How a mailing ended. `returned` went back to the sponsor: expired or never claimed."""
+class Figures:
+    """How a coupon of a mailing, or all of them, ended."""
 
-    issued: int
-    redeemed: int
-    expired: int
-    held: int
-    funded_cents: int
-    redeemed_cents: int
-    returned_cents: int
-    held_cents: int
-    refused: dict[str, int] = field(default_factory=dict)
+    issued: int = 0
+    redeemed: int = 0
+    expired: int = 0
+    held: int = 0
+    funded_cents: int = 0
+    redeemed_cents: int = 0
+    returned_cents: int = 0
+    """Back with the sponsor: expired or never claimed."""
+
+    left_cents: int = 0
+    """Still in the pot or with holders."""
+
+    refused: Mapping[str, int] = field(default_factory=dict)
     """Redemptions that were refused, by the code of the reason."""
 
 
@@ -42,12 +42,16 @@ class StoreFigures:
     redeemed_cents: int
 
 
+OfferId = tuple[int, int]
+"""Mailing and UPC."""
+
+
 @dataclass(frozen=True)
 class Books:
-    """The figures of a year by mailing and by store."""
+    """The figures of a year by coupon of a mailing, and by store."""
 
-    mailings: dict[int, MailingFigures]
-    stores: dict[int, StoreFigures]
+    offers: Mapping[OfferId, Figures]
+    stores: Mapping[int, StoreFigures]
 
 
 class Row(NamedTuple):
@@ -65,25 +69,31 @@ class Row(NamedTuple):
         return self.tables is not None and self.tables == self.ledger
 
 
-_MEASURES: Final[tuple[tuple[str, Unit], ...]] = (
-    ("issued", "count"),
-    ("redeemed", "count"),
-    ("expired", "count"),
-    ("held", "count"),
-    ("funded_cents", "cents"),
-    ("redeemed_cents", "cents"),
-    ("returned_cents", "cents"),
-    ("held_cents", "cents"),
+_MEASURES: Final[tuple[tuple[str, str, Unit], ...]] = (
+    ("issued", "issued", "count"),
+    ("redeemed", "redeemed", "count"),
+    ("expired", "expired", "count"),
+    ("held", "held", "count"),
+    ("funded_cents", "money funded", "cents"),
+    ("redeemed_cents", "money redeemed", "cents"),
+    ("returned_cents", "money returned", "cents"),
+    ("left_cents", "money left", "cents"),
 )
+_STORE_MEASURES: Final = (_MEASURES[1], _MEASURES[5])
 
 
 def reconcile(tables: Books, ledger: Books) -> list[Row]:
-    """Return every row: mailings, then stores, then totals over both."""
-    rows = [
-        *_mailing_rows(tables.mailings, ledger.mailings),
-        *_store_rows(tables.stores, ledger.stores),
+    """Return every row: coupons, stores, mailings, totals, and where all the money is."""
+    offers = list(_offer_rows(tables.offers, ledger.offers))
+    stores = list(_store_rows(tables.stores, ledger.stores))
+    return [
+        *offers,
+        *stores,
+        *_sums(offers, lambda row: row.subject.partition(",")[0]),
+        *_sums(offers, lambda _: "all mailings"),
+        *_sums(stores, lambda _: "all stores"),
+        *_conservation(tables, ledger),
     ]
-    return [*rows, *_totals(rows), *_conservation(tables, ledger)]
 
 
 def differences(rows: Iterable[Row]) -> list[Row]:
@@ -91,14 +101,18 @@ def differences(rows: Iterable[Row]) -> list[Row]:
     return [row for row in rows if not row.matches]
 
 
-def _mailing_rows(
-    tables: dict[int, MailingFigures], ledger: dict[int, MailingFigures]
+def offer_subject(offer: OfferId) -> str:
+    """How the rows of an offer are called."""
+    return f"mailing {offer[0]}, coupon {offer[1]}"
+
+
+def _offer_rows(
+    tables: Mapping[OfferId, Figures], ledger: Mapping[OfferId, Figures]
 ) -> Iterator[Row]:
-    for mailing in sorted(tables.keys() | ledger.keys()):
-        ours, theirs = tables.get(mailing), ledger.get(mailing)
-        subject = f"mailing {mailing}"
-        for name, unit in _MEASURES:
-            yield Row(subject, _label(name), unit, _figure(ours, name), _figure(theirs, name))
+    for offer in sorted(tables.keys() | ledger.keys()):
+        ours, theirs = tables.get(offer), ledger.get(offer)
+        subject = offer_subject(offer)
+        yield from _rows(subject, _MEASURES, ours, theirs)
         for reason in sorted(_reasons(ours) | _reasons(theirs)):
             yield Row(
                 subject,
@@ -109,51 +123,51 @@ def _mailing_rows(
             )
 
 
-def _store_rows(tables: dict[int, StoreFigures], ledger: dict[int, StoreFigures]) -> Iterator[Row]:
+def _store_rows(
+    tables: Mapping[int, StoreFigures], ledger: Mapping[int, StoreFigures]
+) -> Iterator[Row]:
     for store in sorted(tables.keys() | ledger.keys()):
-        ours, theirs = tables.get(store), ledger.get(store)
-        for name, unit in (("redeemed", "count"), ("redeemed_cents", "cents")):
-            yield Row(
-                f"store {store}",
-                _label(name),
-                "cents" if unit == "cents" else "count",
-                _figure(ours, name),
-                _figure(theirs, name),
-            )
+        yield from _rows(f"store {store}", _STORE_MEASURES, tables.get(store), ledger.get(store))
 
 
-def _totals(rows: list[Row]) -> Iterator[Row]:
-    """Sums over the mailings, and over the stores, of what each side said."""
-    for subject in ("mailing", "store"):
-        own = [row for row in rows if row.subject.startswith(f"{subject} ")]
-        for measure, unit in dict.fromkeys((row.measure, row.unit) for row in own):
-            same = [row for row in own if row.measure == measure]
-            yield Row(
-                f"{TOTAL} {subject}s",
-                measure,
-                unit,
-                sum(row.tables or 0 for row in same),
-                sum(row.ledger or 0 for row in same),
-            )
+def _rows(
+    subject: str,
+    measures: Iterable[tuple[str, str, Unit]],
+    ours: Figures | StoreFigures | None,
+    theirs: Figures | StoreFigures | None,
+) -> Iterator[Row]:
+    for name, measure, unit in measures:
+        yield Row(subject, measure, unit, _figure(ours, name), _figure(theirs, name))
+
+
+def _sums(rows: Iterable[Row], subject_of: Callable[[Row], str]) -> Iterator[Row]:
+    """What the rows of each subject add up to; a figure that is missing adds nothing."""
+    sums: dict[tuple[str, str, Unit], tuple[int, int]] = {}
+    for row in rows:
+        key = (subject_of(row), row.measure, row.unit)
+        ours, theirs = sums.get(key, (0, 0))
+        sums[key] = (ours + (row.tables or 0), theirs + (row.ledger or 0))
+    for (subject, measure, unit), (ours, theirs) in sums.items():
+        yield Row(subject, measure, unit, ours, theirs)
 
 
 def _conservation(tables: Books, ledger: Books) -> Iterator[Row]:
-    """Every cent funded is with a store, with a holder or back: on each side by itself."""
-    for name, books in (("tables", tables), ("ledger", ledger)):
-        funded = sum(one.funded_cents for one in books.mailings.values())
-        found = sum(one.returned_cents + one.held_cents for one in books.mailings.values()) + sum(
-            one.redeemed_cents for one in books.stores.values()
+    """Every cent funded is with a store, left or returned: on each side by itself."""
+    for side, books in (("tables", tables), ("ledger", ledger)):
+        offers, stores = books.offers.values(), books.stores.values()
+        yield Row(
+            "all money",
+            f"funded and found by the {side}",
+            "cents",
+            sum(one.funded_cents for one in offers),
+            sum(one.returned_cents + one.left_cents for one in offers)
+            + sum(one.redeemed_cents for one in stores),
         )
-        yield Row(f"{TOTAL} money", f"funded = found ({name})", "cents", funded, found)
 
 
-def _figure(figures: object | None, name: str) -> int | None:
+def _figure(figures: Figures | StoreFigures | None, name: str) -> int | None:
     return None if figures is None else int(getattr(figures, name))
 
 
-def _reasons(figures: MailingFigures | None) -> set[str]:
+def _reasons(figures: Figures | None) -> set[str]:
     return set() if figures is None else set(figures.refused)
-
-
-def _label(name: str) -> str:
-    return name.removesuffix("_cents") + (" money" if name.endswith("_cents") else "")

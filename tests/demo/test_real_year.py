@@ -103,7 +103,7 @@ def test_the_document_says_how_many_requests_and_how_much_money_there_are(
     """One line for each kind of request, and the totals in cents."""
     moments = plan(year, faces_of_year, held, ordered)
     require_documented({f"`{kind}`": count for kind, count in count_steps(moments).items()})
-    books = expected(faces_of_year, held, ordered).mailings.values()
+    books = expected(faces_of_year, held, ordered).offers.values()
     require_documented(
         {
             "funded, cents": sum(one.funded_cents for one in books),
