@@ -123,9 +123,16 @@ class History:
 
     def stream(self, stream: UUID, until: int) -> list[Positioned]:
         """Return the decoded events of one stream up to a position; reads by primary key only."""
+        return self.streams([stream], until).get(stream, [])
+
+    def streams(self, streams: list[UUID], until: int) -> dict[UUID, list[Positioned]]:
+        """Return the decoded events of streams up to a position; empty streams are left out."""
         with self._datastore.transaction() as cursor:
-            entries = _copied(cursor, _STREAM, (self.book, stream, until))
-        return list(decoded(entries, self._mapper))
+            entries = _copied(cursor, _STREAMS, (streams, self.book, until))
+        found: dict[UUID, list[Positioned]] = {}
+        for positioned in decoded(entries, self._mapper):
+            found.setdefault(positioned.event.originator_id, []).append(positioned)
+        return found
 
     def position_at(self, instant: datetime) -> int:
         """Return the last position whose event's instant is not after `instant`; 0 when none is.
@@ -206,9 +213,11 @@ _COLUMNS: Final = "SELECT position, originator_id, originator_version, topic, st
 _PAGE: Final = (
     _COLUMNS + " WHERE book = %s AND position > %s AND position <= %s ORDER BY position LIMIT %s"
 )
-_STREAM: Final = (
-    _COLUMNS + " WHERE book = %s AND originator_id = %s AND position <= %s"
-    " ORDER BY originator_version"
+_STREAMS: Final = (
+    "SELECT e.position, e.originator_id, e.originator_version, e.topic, e.state"
+    " FROM unnest(%s::uuid[]) AS w (stream), LATERAL (SELECT * FROM event WHERE book = %s"
+    " AND originator_id = w.stream AND position <= %s OFFSET 0) e"
+    " ORDER BY e.originator_id, e.originator_version"
 )
 _REPLIES: Final = (
     "SELECT i.scope, i.key, i.fingerprint, i.code, i.position,"

@@ -1,0 +1,222 @@
+"""Replay: what a book, a campaign, a coupon or a person's coupons were at any past position.
+
+A book is folded event by event in memory that grows with its campaigns only. One coupon or
+campaign is read from its own stream, by primary key, and is the same as in the whole. Read models
+are never asked: what is told here can be told of every position since the first.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable, Iterable
+from datetime import datetime
+from typing import Any, Final, Generic, TypeVar
+from uuid import UUID
+
+import msgspec
+
+from campaigns.accounting import postings_of
+from campaigns.campaign import CAMPAIGN_EVENTS, CAMPAIGN_FOLD, Campaign
+from campaigns.coupon import (
+    COUPON_FOLD,
+    Coupon,
+    CouponClaimed,
+    CouponExpired,
+    CouponReclaimed,
+    CouponRedeemed,
+    CouponRefunded,
+    CouponVoided,
+    coupon_id,
+)
+from ledger.commit import Fold
+from ledger.events import Event
+from ledger.history import History, Positioned
+from ledger.postings import Transfer
+
+S = TypeVar("S")
+
+ACCOUNT_KINDS: Final = ("sponsor", "campaign", "holder", "merchant")
+
+
+class CouponCounts(msgspec.Struct):
+    """How many coupons are in each state, and how often one was refunded."""
+
+    claimed: int = 0
+    held: int = 0
+    redeemed: int = 0
+    expired: int = 0
+    voided: int = 0
+    reclaimed: int = 0
+    refunds: int = 0
+
+
+class CampaignAt(msgspec.Struct):
+    """A campaign at a position, and what became of its coupons."""
+
+    campaign: Campaign
+    coupons: CouponCounts = msgspec.field(default_factory=CouponCounts)
+
+
+class MoneyAt(msgspec.Struct):
+    """Where the money of one currency is: debits minus credits per kind of account.
+
+    The sponsors' balance is negative by what they put in; `moved_minor` is all that ever moved.
+    """
+
+    currency: str
+    sponsor_minor: int = 0
+    campaign_minor: int = 0
+    holder_minor: int = 0
+    merchant_minor: int = 0
+    moved_minor: int = 0
+
+    @property
+    def sum_minor(self) -> int:
+        """What all balances sum to: zero, or money was made or lost."""
+        return sum(getattr(self, f"{kind}_minor") for kind in ACCOUNT_KINDS)
+
+
+class BookAt:
+    """A book after the events applied so far."""
+
+    def __init__(self) -> None:
+        self.position = 0
+        self.at: datetime | None = None
+        self.coupons = CouponCounts()
+        self.campaigns: dict[UUID, CampaignAt] = {}
+        self._moved: defaultdict[tuple[str, str], int] = defaultdict(int)
+        self._posted: defaultdict[str, int] = defaultdict(int)
+        self._rules: dict[type[Event], Callable[[Any], None]] = {
+            **dict.fromkeys(CAMPAIGN_EVENTS, self._campaign_event),
+            CouponClaimed: self._claimed,
+            CouponRedeemed: self._redeemed,
+            CouponRefunded: self._refunded,
+            CouponReclaimed: self._reclaimed,
+            CouponExpired: self._expired,
+            CouponVoided: self._voided,
+        }
+
+    def apply(self, positioned: Positioned) -> None:
+        """Take the next event in."""
+        position, event = positioned
+        assert position == self.position + 1, "a book is folded without a gap"
+        self.position, self.at = position, event.at
+        self._rules[type(event)](event)
+        for debit, credit, amount_minor, currency in postings_of(event):
+            self._moved[debit.partition(":")[0], currency] += amount_minor
+            self._moved[credit.partition(":")[0], currency] -= amount_minor
+            self._posted[currency] += amount_minor
+
+    def money(self) -> list[MoneyAt]:
+        """Return the balances by kind of account, for each currency that ever moved."""
+        return [
+            MoneyAt(
+                currency,
+                **{f"{kind}_minor": self._moved[kind, currency] for kind in ACCOUNT_KINDS},
+                moved_minor=self._posted[currency],
+            )
+            for currency in sorted(self._posted)
+        ]
+
+    def _campaign_event(self, event: Event) -> None:
+        known = self.campaigns.get(event.originator_id)
+        if known is None:
+            first = CAMPAIGN_FOLD.evolve(None, event)
+            self.campaigns[event.originator_id] = CampaignAt(first)
+        else:
+            known.campaign = CAMPAIGN_FOLD.evolve(known.campaign, event)
+
+    def _counts(self, event: Any) -> tuple[CouponCounts, CouponCounts]:
+        return self.coupons, self.campaigns[event.campaign].coupons
+
+    def _claimed(self, event: CouponClaimed) -> None:
+        for counts in self._counts(event):
+            counts.claimed += 1
+            counts.held += 1
+
+    def _redeemed(self, event: CouponRedeemed) -> None:
+        for counts in self._counts(event):
+            counts.held -= 1
+            counts.redeemed += 1
+
+    def _refunded(self, event: CouponRefunded) -> None:
+        for counts in self._counts(event):
+            counts.redeemed -= 1
+            counts.held += 1
+            counts.refunds += 1
+
+    def _reclaimed(self, event: CouponReclaimed) -> None:
+        for counts in self._counts(event):
+            counts.held -= 1
+            counts.reclaimed += 1
+
+    def _expired(self, event: CouponExpired) -> None:
+        for counts in self._counts(event):
+            counts.held -= 1
+            counts.expired += 1
+
+    def _voided(self, event: CouponVoided) -> None:
+        for counts in self._counts(event):
+            counts.held -= 1
+            counts.voided += 1
+
+
+class Step(msgspec.Struct, Generic[S]):
+    """One event of a life: what it was, who caused it, the state after it, the money it moved."""
+
+    position: int
+    event: Event
+    state: S
+    transfers: tuple[Transfer, ...]
+
+
+Life = list[Step[S]]
+"""The steps of a campaign or coupon so far; the last one holds its state."""
+
+
+def fold_book(
+    events: Iterable[Positioned], on_event: Callable[[int], Any] = lambda _: None
+) -> BookAt:
+    """Return the book after all `events`, which begin at position 1."""
+    book = BookAt()
+    for positioned in events:
+        book.apply(positioned)
+        on_event(positioned.position)
+    return book
+
+
+def coupon_life(history: History, coupon: UUID, until: int) -> Life[Coupon]:
+    """Return a coupon's steps up to a position; none when it was not claimed yet."""
+    return _life(history.stream(coupon, until), COUPON_FOLD)
+
+
+def campaign_life(history: History, campaign: UUID, until: int) -> Life[Campaign]:
+    """Return a campaign's steps up to a position; none when it was not drafted yet."""
+    return _life(history.stream(campaign, until), CAMPAIGN_FOLD)
+
+
+def coupons_of(history: History, person: str, until: int) -> list[Coupon]:
+    """Return every coupon that a person had claimed by a position, in the order of claiming.
+
+    A coupon's id is made of campaign, person and ordinal, so that it is found by primary key: the
+    campaigns are those that have a capacity, since nothing can be claimed of any other.
+    """
+    campaigns = sorted({campaign for campaign, _ in history.standing().capacity})
+    found: list[tuple[int, Coupon]] = []
+    n = 1
+    while campaigns:
+        streams = {coupon_id(campaign, person, n): campaign for campaign in campaigns}
+        lives = history.streams(list(streams), until)
+        found += [(life[0].position, _life(life, COUPON_FOLD)[-1].state) for life in lives.values()]
+        campaigns = [streams[coupon] for coupon in lives]
+        n += 1
+    return [coupon for _, coupon in sorted(found, key=lambda pair: pair[0])]
+
+
+def _life(events: Iterable[Positioned], fold: Fold[S]) -> Life[S]:
+    life: Life[S] = []
+    state: S | None = None
+    for position, event in events:
+        state = fold.evolve(state, event)
+        life.append(Step(position, event, state, tuple(postings_of(event))))
+    return life
