@@ -61,8 +61,8 @@ TITLES: Final = {
     "constant": "constant answer",
     "stock": "stock recorder",
     "tidebook": "Tidebook",
-    "tidebook_new_people": "Tidebook, new people",
-    "tidebook_with_projections": "Tidebook + projections",
+    "tidebook_new_people": "… new people",
+    "tidebook_with_projections": "… with projections",
 }
 
 
@@ -100,6 +100,7 @@ class Series:
     rates: list[float] = field(default_factory=list)
     p50s_ms: list[float] = field(default_factory=list)
     p99s_ms: list[float] = field(default_factory=list)
+    cpu_us: defaultdict[str, list[float]] = field(default_factory=lambda: defaultdict(list))
     peak_bytes: dict[str, int] = field(default_factory=dict)
 
     def run(self, seconds: float) -> None:
@@ -113,18 +114,21 @@ class Series:
         self.rates.append(run.rate(status=CREATED))
         self.p50s_ms.append(run.percentile_ms(0.50))
         self.p99s_ms.append(run.percentile_ms(0.99))
+        for name, used_s in run.cpu_s.items():
+            self.cpu_us[name].append(used_s / len(run.statuses) * 1e6)
 
     def forget(self) -> None:
         """Drop the figures so far: the warm-up is over."""
         for runs in (self.rates, self.p50s_ms, self.p99s_ms):
             runs.clear()
+        self.cpu_us.clear()
 
     def measurement(self, baseline: Measurement | None) -> Measurement:
         """The runs, summed up."""
         return Measurement.of(
             self.contender.name,
             TITLES[self.contender.name],
-            "requests/s" if self.contender.name == Constant.name else "claims/s",
+            "claims/s",
             self.rates,
             baseline=baseline,
             latency=Latency(
@@ -132,6 +136,7 @@ class Series:
             ),
             connections=self.contender.connections,
             peak_memory_bytes=self.peak_bytes,
+            cpu_us={name: round(statistics.median(us), 1) for name, us in self.cpu_us.items()},
         )
 
 
@@ -297,7 +302,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         findings=bench.findings,
     )
     report.write(result, options.json)
-    console.print(report.table(result))
+    for table in report.tables(result):
+        console.print(table)
     _conclude(console, result, options.json)
     return 1 if result.findings else 0
 

@@ -21,11 +21,11 @@ from uuid import uuid4
 
 from loadtest.client import Caller, UnexpectedAnswer
 from loadtest.driver import UNKNOWN, Run, build_request, drive
-from loadtest.servers import Child, Postgres, Valkey, answers, free_port
+from loadtest.servers import Child, CpuTime, Postgres, Valkey, answers, free_port
 from loadtest.stage import Staff, address_of, claim_requests, tokens_of
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
 
 QUOTA: Final = 10_000_000
 CREATED: Final = 201
@@ -84,13 +84,16 @@ class Constant:
         host, port = self._address
         headers = [("Authorization", "Bearer " + "x" * 400), ("Idempotency-Key", "x" * 20)]
         request = build_request("POST", "/claims", host=host, headers=headers, body=b"{}")
-        return drive(
-            host,
-            port,
-            itertools.repeat(request),
-            connections=self.connections,
-            duration_s=seconds,
-        )
+        with CpuTime(self.roots()) as cpu:
+            run = drive(
+                host,
+                port,
+                itertools.repeat(request),
+                connections=self.connections,
+                duration_s=seconds,
+            )
+        run.cpu_s = cpu.used_s
+        return run
 
     def roots(self) -> dict[str, int]:
         """The server."""
@@ -136,7 +139,9 @@ class Stock:
                     body=b'{"person":"%s"}' % person.encode(),
                 )
 
-        run = drive(host, port, claims(), connections=self.connections, duration_s=seconds)
+        with CpuTime(self.roots()) as cpu:
+            run = drive(host, port, claims(), connections=self.connections, duration_s=seconds)
+        run.cpu_s = cpu.used_s
         figures = self._caller.get(f"/v1/campaigns/{campaign}/figures")
         created = run.status_counts().get(CREATED, 0)
         assert figures["claims"] == figures["issued"] == created, "the baseline lost claims"
@@ -209,18 +214,26 @@ class Tidebook:
         self._campaigns += count
         return [staff.open_campaign(f"Rush {self._campaigns}", QUOTA) for _ in range(count)]
 
-    def claim(self, campaigns: Sequence[str], tokens: Sequence[str], seconds: float | None) -> Run:
+    def claim(
+        self,
+        campaigns: Sequence[str],
+        tokens: Sequence[str],
+        seconds: float | None,
+        roots: Mapping[str, int] | None = None,
+    ) -> Run:
         """Each person claims from each campaign in turn, for so long or until all have."""
         host, port = address_of(self.url)
         requests = list(claim_requests(self.url, campaigns, tokens))
-        run = drive(
-            host,
-            port,
-            requests,
-            connections=self.connections,
-            duration_s=seconds,
-            keep_bodies=True,
-        )
+        with CpuTime(roots or self.roots()) as cpu:
+            run = drive(
+                host,
+                port,
+                requests,
+                connections=self.connections,
+                duration_s=seconds,
+                keep_bodies=True,
+            )
+        run.cpu_s = cpu.used_s
         self._remember(run, campaigns, len(tokens))
         return run
 
@@ -251,11 +264,11 @@ class KnownPeople:
         self._staff = tidebook.staff()
         self._tokens = tokens_of(tidebook.url, [f"known person {i}" for i in range(people)])
 
-    def run(self, seconds: float) -> Run:
+    def run(self, seconds: float, roots: Mapping[str, int] | None = None) -> Run:
         """Everybody claims once before the clock starts, then from campaign after campaign."""
         fresh = self._tidebook.open_campaigns(self._staff, 1 + self._campaigns)
         self._tidebook.claim(fresh[:1], self._tokens, None)
-        return self._tidebook.claim(fresh[1:], self._tokens, seconds)
+        return self._tidebook.claim(fresh[1:], self._tokens, seconds, roots)
 
     def wait_for_projections(self) -> None:
         """Return once the read models have seen every event there is."""
@@ -308,12 +321,15 @@ class WithProjections:
         """The projections have caught up when the clock starts, and keep running."""
         with self._tidebook.child("project") as self._project:
             self._known.wait_for_projections()
-            return self._known.run(seconds)
+            return self._known.run(seconds, self.roots())
 
     def roots(self) -> dict[str, int]:
         """The server, its database, its Valkey and, while it runs, the projections."""
-        following = {"projections": self._project.pid} if self._project else {}
-        return {**self._known.roots(), **following}
+        return {**self._known.roots(), **self._following()}
+
+    def _following(self) -> dict[str, int]:
+        running = self._project is not None and self._project.is_running
+        return {"projections": self._project.pid} if self._project and running else {}
 
 
 def _module(name: str, workers: int) -> tuple[str, list[str]]:

@@ -139,6 +139,7 @@ class Run:
     statuses: array[int] = field(default_factory=lambda: array("H"))
     codes: Counter[str] = field(default_factory=Counter)
     bodies: dict[int, bytes] = field(default_factory=dict)
+    cpu_s: dict[str, float] = field(default_factory=dict)
 
     @property
     def elapsed_s(self) -> float:

@@ -11,6 +11,7 @@ import platform
 import statistics
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
+from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, Self
 
@@ -20,7 +21,7 @@ from rich import box
 from rich.table import Table
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
 SCHEMA: Final = 1
 
@@ -68,6 +69,8 @@ class Measurement(msgspec.Struct, frozen=True):
     latency: Latency | None
     connections: int | None
     peak_memory_bytes: dict[str, int]
+    cpu_us: dict[str, float]
+    """CPU time per claim of each process tree: it hardly depends on who else uses the machine."""
 
     @classmethod
     def of(
@@ -81,6 +84,7 @@ class Measurement(msgspec.Struct, frozen=True):
         latency: Latency | None = None,
         connections: int | None = None,
         peak_memory_bytes: dict[str, int] | None = None,
+        cpu_us: dict[str, float] | None = None,
     ) -> Self:
         """Sum up the runs; `baseline` was measured in turns with them."""
         spread = Spread(
@@ -99,6 +103,7 @@ class Measurement(msgspec.Struct, frozen=True):
             latency,
             connections,
             peak_memory_bytes or {},
+            cpu_us or {},
         )
 
 
@@ -181,24 +186,30 @@ def read(path: Path) -> Report:
     return msgspec.json.decode(path.read_bytes(), type=Report)
 
 
-def table(report: Report) -> Table:
-    """The report for a terminal."""
-    shown = Table(box=box.SIMPLE_HEAD, pad_edge=False, collapse_padding=True)
-    shown.add_column("what", no_wrap=True)
-    shown.add_column("median", no_wrap=True)
-    for heading in ("spread", "ratio", "p50 ms", "p99 ms", "MiB"):
-        shown.add_column(heading, justify="right", no_wrap=True)
-    for m in report.measurements:
-        shown.add_row(
-            m.title,
-            f"{m.median:,.0f} {m.unit}",
-            f"{m.spread.minimum:,.0f}–{m.spread.maximum:,.0f}",
-            f"{m.ratio.median:.1f} ×" if m.ratio else "",
-            f"{m.latency.p50_ms:.1f}" if m.latency else "",
-            f"{m.latency.p99_ms:.1f}" if m.latency else "",
-            f"{sum(m.peak_memory_bytes.values()) / 2**20:,.0f}" if m.peak_memory_bytes else "",
-        )
-    return shown
+def tables(report: Report) -> Iterator[Table]:
+    """The report for a terminal: one table per unit, eighty columns wide at most."""
+    for unit, group in groupby(report.measurements, key=lambda m: m.unit):
+        shown = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
+        shown.add_column(unit, no_wrap=True)
+        headings = ("median", "± %", "ratio", "p50 ms", "p99 ms", "cpu µs", "MiB")
+        for heading in headings if unit == "claims/s" else headings[:2]:
+            shown.add_column(heading, justify="right", no_wrap=True)
+        for m in group:
+            shown.add_row(*_row(m)[: len(shown.columns)])
+        yield shown
+
+
+def _row(m: Measurement) -> tuple[str, ...]:
+    return (
+        m.title,
+        f"{m.median:,.0f}",
+        f"{(m.spread.maximum - m.spread.minimum) / m.median * 50:.0f}",
+        f"{m.ratio.median:.1f} ×" if m.ratio else "",
+        f"{m.latency.p50_ms:.1f}" if m.latency else "",
+        f"{m.latency.p99_ms:.1f}" if m.latency else "",
+        f"{sum(m.cpu_us.values()):,.0f}" if m.cpu_us else "",
+        f"{sum(m.peak_memory_bytes.values()) / 2**20:,.0f}" if m.peak_memory_bytes else "",
+    )
 
 
 def _cpu() -> str:

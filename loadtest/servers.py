@@ -102,6 +102,11 @@ class Child:
         assert self._process is not None
         return self._process.pid
 
+    @property
+    def is_running(self) -> bool:
+        """Whether it was started and not yet stopped."""
+        return self._process is not None
+
     def __enter__(self) -> Self:
         with self._log.open("ab") as output:
             self._process = subprocess.Popen(  # noqa: S603 - a command line of our own
@@ -256,6 +261,35 @@ class PeakMemory:
                 self.peak_bytes[name] = max(self.peak_bytes.get(name, 0), used)
             if self._stop.wait(SAMPLE_S):
                 return
+
+
+class CpuTime:
+    """The CPU time that trees of processes use within a `with` block, in seconds."""
+
+    def __init__(self, roots: Mapping[str, int]) -> None:
+        self._roots = roots
+        self._before: dict[str, float] = {}
+        self.used_s: dict[str, float] = {}
+
+    def __enter__(self) -> Self:
+        self._before = self._now()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.used_s = {name: used - self._before[name] for name, used in self._now().items()}
+
+    def _now(self) -> dict[str, float]:
+        return {name: cpu_s(_family(root)) for name, root in self._roots.items()}
+
+
+def cpu_s(processes: Sequence[psutil.Process]) -> float:
+    """User and system time so far of all those that are still there."""
+    total = 0.0
+    for process in processes:
+        with contextlib.suppress(psutil.Error):
+            times = process.cpu_times()
+            total += times.user + times.system
+    return total
 
 
 def memory_bytes(pid: int) -> int:
