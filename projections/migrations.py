@@ -1,5 +1,7 @@
 """Makes what the read models need in the database: the leases, and a schema for each model.
 
+A rebuild makes and renames schemas, so the application's role may create them.
+
 A schema that is there is left alone, whatever its shape: bringing it up to date is a rebuild,
 which keeps the old rows readable until the new ones are complete.
 """
@@ -9,6 +11,7 @@ from __future__ import annotations
 from contextlib import closing
 
 import psycopg2
+from psycopg2 import sql
 
 from ledger import migrations as numbered
 from ledger.datastore import APP_ROLE, translated_errors
@@ -24,6 +27,10 @@ def migrate(url: str) -> list[str]:
     with translated_errors():
         done = numbered.migrate(url, "projections")
         with closing(psycopg2.connect(url)) as connection, connection, connection.cursor() as curs:
+            # A database's own grants are not copied with it, so this is granted every time.
+            database = sql.Identifier(connection.info.dbname)
+            role = sql.Identifier(APP_ROLE)
+            curs.execute(sql.SQL("GRANT CREATE ON DATABASE {} TO {}").format(database, role))
             curs.execute("SELECT set_config('role', %s, true)", (APP_ROLE,))
             curs.execute("LOCK TABLE rm_lease.lease IN SHARE ROW EXCLUSIVE MODE")
             for projection in PROJECTIONS:

@@ -109,8 +109,8 @@ def rebuild(
             build.settle()
         with build.timed("catch_up"):
             build.catch_up()
-        with build.timed("swap"):
-            swap(worker, build)
+        with build.timed("swap"), worker.transaction() as curs:
+            swap(curs, build)
         rows = count_rows(worker, projection)
         try:
             clear_leftovers(worker, projection)
@@ -274,26 +274,25 @@ class FreshBuild:
         return BookReader(book, self.projection.reads, self._types)
 
 
-def swap(datastore: Datastore, build: FreshBuild) -> None:
-    """Put the fresh tables in the place of the live ones, in one transaction.
+def swap(curs: Any, build: FreshBuild) -> None:
+    """Put the fresh tables in the place of the live ones, in the caller's transaction.
 
-    Every runner's epoch ends first, so none can commit what it read before; new ones wait at the
-    tracking. Then the fresh rows are brought to the heads, which no live row can be beyond.
+    Every runner's epoch ends first, so none can commit what it read before; a new one waits at
+    the tracking. Then the fresh rows are brought to the heads, which no live row can be beyond.
     """
-    projection = build.projection
-    live = projection.schema
-    with datastore.transaction() as curs:
-        build.lease.fence(curs)
-        revoke_all(curs, projection.name)
-        if schema_exists(curs, live):
-            tracking = sql.Identifier(live, "tracking")
-            curs.execute(sql.SQL("LOCK TABLE {} IN EXCLUSIVE MODE").format(tracking))
-        for book, head in read_heads(curs).items():
-            while build.advance(curs, book, head, PAGE_EVENTS):
-                pass
-        if schema_exists(curs, live):
-            _rename(curs, live, live + OLD)
-        _rename(curs, build.schema, live)
+    live = build.projection.schema
+    build.lease.fence(curs)
+    revoke_all(curs, build.projection.name)
+    replaces = schema_exists(curs, live)
+    if replaces:
+        tracking = sql.Identifier(live, "tracking")
+        curs.execute(sql.SQL("LOCK TABLE {} IN EXCLUSIVE MODE").format(tracking))
+    for book, head in read_heads(curs).items():
+        while build.advance(curs, book, head, PAGE_EVENTS):
+            pass
+    if replaces:
+        _rename(curs, live, live + OLD)
+    _rename(curs, build.schema, live)
 
 
 def clear_leftovers(

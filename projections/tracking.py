@@ -79,6 +79,10 @@ class PositionTracking(TrackingRecorder):
         with self.datastore.transaction() as curs:
             return self.position(curs, application_name) or None
 
+    def has_tracking_id(self, application_name: str, notification_id: int | None) -> bool:
+        """Whether the rows stand at a position or later; every book starts at 0."""
+        return (self.max_tracking_id(application_name) or 0) >= (notification_id or 0)
+
     def wait(
         self,
         application_name: str,

@@ -15,9 +15,3 @@ CREATE TABLE rm_lease.lease (
 
 GRANT USAGE ON SCHEMA rm_lease TO tidebook_app;
 GRANT SELECT, INSERT, UPDATE ON rm_lease.lease TO tidebook_app;
-
-DO $$
-BEGIN
-    EXECUTE format('GRANT CREATE ON DATABASE %I TO tidebook_app', current_database());
-END
-$$;
