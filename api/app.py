@@ -9,17 +9,17 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any, Final
 
-from fastapi import FastAPI, Request, Response
+from fastapi import APIRouter, FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
+from fastapi.routing import APIRoute
 from starlette.exceptions import HTTPException
-from starlette.routing import Match
 
 from api import documentation, schemas
 from api.bodies import mistake
 from api.errors import Problem, not_found
 from api.exchange import Incoming, Reply
 from api.fastpath import Front
-from api.routes import campaigns, coupons
+from api.routes import books, campaigns, coupons, development, merchants, operations
 from api.routes.ordinary import as_response, call_of
 from api.service import Service
 
@@ -34,8 +34,21 @@ An event-sourced ledger for coupons: every claim, redemption, refund and expiry 
 
 TAGS: Final = [
     {"name": "campaigns", "description": "Draft, fund, open, pause, close; claim."},
-    {"name": "coupons", "description": "Redeem, refund, void; look at one."},
+    {"name": "coupons", "description": "Redeem, refund, void; one's own wallet."},
+    {"name": "merchants", "description": "Balances and redemptions of the caller's merchant."},
+    {"name": "books", "description": "The events themselves, for auditors."},
+    {"name": "operations", "description": "Health, readiness, metrics, this description."},
+    {"name": "development", "description": "Tokens for anybody, where that is switched on."},
 ]
+
+ROUTERS: Final = (
+    campaigns.router,
+    coupons.router,
+    merchants.router,
+    books.router,
+    operations.router,
+    operations.admin,
+)
 
 
 def create_app(service: Service, *, fast: bool = True) -> Front:
@@ -61,8 +74,9 @@ def create_app(service: Service, *, fast: bool = True) -> Front:
         openapi_url=None,
     )
     app.state.service = service
-    for group in (campaigns, coupons):
-        app.include_router(group.router)
+    app.state.routers = [*ROUTERS, *([development.router] if service.dev_issuer else [])]
+    for router in app.state.routers:
+        app.include_router(router)
     _add_error_handlers(app)
     _add_documentation(app)
     return Front(service, app, fast=fast)
@@ -96,7 +110,7 @@ def _add_error_handlers(app: FastAPI) -> None:
     async def on_http(request: Request, error: Exception) -> Response:
         assert isinstance(error, HTTPException)
         if error.status_code == 405:
-            allowed = ", ".join(allowed_methods(app, request))
+            allowed = ", ".join(_allowed_methods(app, request.url.path))
             problem = Problem(
                 "method_not_allowed",
                 f"This address offers {allowed}.",
@@ -116,11 +130,12 @@ def _problem_response(call: Incoming, problem: Problem) -> Response:
     return as_response(Reply.of_problem(problem))
 
 
-def allowed_methods(app: FastAPI, request: Request) -> list[str]:
-    """Return the methods that the request's address offers."""
+def _allowed_methods(app: FastAPI, path: str) -> list[str]:
+    """Return the methods that an address offers; the framework tells those of one route only."""
+    routers: list[APIRouter] = app.state.routers
     methods: set[str] = set()
-    for route in app.routes:
-        match, _ = route.matches(request.scope)
-        if match is not Match.NONE:
-            methods |= getattr(route, "methods", None) or set()
+    for router in routers:
+        for route in router.routes:
+            if isinstance(route, APIRoute) and route.path_regex.fullmatch(path):
+                methods.update(route.methods or ())
     return sorted(methods)

@@ -109,3 +109,97 @@ VOIDED: Final = {
     "returned_to": "campaign",
     "ended_at": "2026-05-04T01:00:00.000102Z",
 }
+
+
+def campaign_view() -> dict[str, Any]:
+    """Return the campaign as a tourist sees it."""
+    hidden = {"version", "quota", "budget", "proposal"}
+    return {name: value for name, value in campaign("open").items() if name not in hidden}
+
+
+FIGURES: Final = {
+    "campaign": CAMPAIGN,
+    "state": "open",
+    "quota": 20_000,
+    "budget": money(200_000_000),
+    "coupons": {
+        "claimed": 12_004,
+        "held": 9_000,
+        "redeemed": 3_000,
+        "refunded": 41,
+        "expired": 0,
+        "voided": 4,
+        "reclaimed": 0,
+    },
+    "money": {
+        "funded": money(200_000_000),
+        "pot": money(80_000_000),
+        "held": money(90_000_000),
+        "spent": money(30_000_000),
+        "reclaimed": money(0),
+    },
+    "position": 15_052,
+}
+WALLET: Final = {
+    "items": [coupon()],
+    "worth": [{"count": 1, "amount_minor": 10_000, "currency": "CNY"}],
+    "next": None,
+}
+BALANCE: Final = {
+    "merchant": "duty-free-haitang",
+    "items": [
+        {
+            "book": "main",
+            "redemptions": 3_000,
+            "refunds": 41,
+            "redeemed": money(30_000_000),
+            "refunded": money(410_000),
+            "balance": money(29_590_000),
+        }
+    ],
+}
+REDEMPTIONS: Final = {
+    "items": [
+        {
+            "coupon": COUPON,
+            "shop": REDEMPTION["shop"],
+            "order": REDEMPTION["order"],
+            "discount": money(10_000),
+            "redeemed_at": REDEEMED["redeemed_at"],
+            "refunded_at": None,
+        }
+    ],
+    "next": None,
+}
+HEAD: Final = {"book": "main", "position": 15_052, "at": "2026-05-03T03:40:09.551902Z"}
+EVENTS: Final = {
+    "items": [
+        {
+            "position": 4,
+            "stream": CAMPAIGN.rpartition("_")[2],
+            "version": 4,
+            "topic": "campaign.opened",
+            "state": {
+                "at": "2026-05-01T01:00:00Z",
+                "by": {"role": "operator", "id": PERSON},
+                "why": {"request": "0b7c5a1e2f90-4", "key": "open-1", "fingerprint": "9f" * 32},
+            },
+        }
+    ],
+    "next": 4,
+}
+TOKEN: Final = {"role": "merchant", "identity": "till 7", "merchant": "duty-free-haitang"}
+TOKEN_REPLY: Final = {"access_token": "eyJ…", "token_type": "Bearer", "expires_in": 43_200}
+READY: Final = {
+    "status": "ready",
+    "database": "ok",
+    "rate_limits": "shared",
+    "books": [
+        {
+            "book": "main",
+            "position": 15_052,
+            "behind": {"wallets": 0, "campaign_figures": 0, "merchant_balances": 0},
+            "queued": 0,
+        }
+    ],
+}

@@ -12,6 +12,8 @@ import time
 from collections.abc import Awaitable, Callable
 from typing import Final
 
+import structlog
+
 from api import metrics
 from api.exchange import (
     NO_STORE,
@@ -43,6 +45,7 @@ class Front:
         self._service = service
         self._routes = routes
         self._fast = fast
+        self._log = service.log
         self._proxies = service.settings.trusted_proxies
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -92,7 +95,7 @@ class Front:
 
     def _broken(self, call: Incoming, error: Exception) -> Reply:
         call.code = "internal_error"
-        self._service.log.error("fault", request_id=call.request_id, **fault(error))
+        structlog.get_logger().error("fault", request_id=call.request_id, **fault(error))
         return internal_error()
 
     def _finish(self, call: Incoming, status: int) -> None:
@@ -102,16 +105,9 @@ class Front:
         metrics.observe(method, call.route, status, seconds, call.code)
         if status == 404:
             self._service.count_missing(call)
-        self._service.log.info(
-            "request",
-            request_id=call.request_id,
-            method=method,
-            route=call.route,
-            status=status,
-            code=call.code,
-            role=call.caller.role if call.caller is not None else None,
-            ms=round(seconds * 1_000, 2),
-        )
+        if self._log is not None:
+            role = call.caller.role if call.caller is not None else None
+            self._log.access(call.request_id, method, call.route, status, call.code, role, seconds)
 
 
 def _completed(headers: list[tuple[bytes, bytes]], call: Incoming) -> list[tuple[bytes, bytes]]:

@@ -7,48 +7,137 @@ all, because it may quote any of them: its type and its place in the code are.
 
 from __future__ import annotations
 
+import asyncio
+import atexit
+import itertools
 import logging
 import re
-import sys
+import secrets
+import threading
 import traceback
 from collections.abc import MutableMapping
-from typing import Any, BinaryIO, Final, TextIO
-from uuid import uuid4
+from datetime import UTC, datetime
+from typing import Any, Final, TextIO
 
 import msgspec
 import structlog
 
 _REQUEST_ID: Final = re.compile(rb"[A-Za-z0-9][A-Za-z0-9._-]{7,63}")
 _LEVELS: Final = {"debug": 10, "info": 20, "warning": 30, "error": 40}
-_encode = msgspec.json.Encoder().encode
+_encode: Final = msgspec.json.Encoder().encode
 
 FRAMES_MAX: Final = 30
+HELD_S: Final = 0.25
+"""Longest time for which lines about requests are held, to be written together."""
+HELD_LINES_MAX: Final = 1_000
+
+_PROCESS: Final = secrets.token_hex(6)
+_numbers: Final = itertools.count(1)
 
 
 def request_id(sent: bytes | None) -> str:
-    """Return the caller's request id when it is a sane one, a new one otherwise."""
+    """Return the caller's request id when it is a sane one, a new one otherwise.
+
+    A run of digits is not sane: it may be somebody's telephone number.
+    """
     if sent is not None and _REQUEST_ID.fullmatch(sent) and not sent.isdigit():
         return sent.decode("ascii")
-    return uuid4().hex
+    return f"{_PROCESS}-{next(_numbers):x}"
 
 
-def configure(level: str, stream: TextIO | None = None) -> None:
-    """Send this process's logs, and those of its libraries, to `stream` as JSON lines."""
-    out = (stream or sys.stdout).buffer
+class AccessLine(msgspec.Struct, frozen=True, kw_only=True):
+    """Everything that is logged about a call that was answered."""
+
+    timestamp: str
+    level: str = "info"
+    event: str = "request"
+    request_id: str
+    method: str
+    route: str
+    status: int
+    code: str | None
+    role: str | None
+    ms: float
+
+
+class Log:
+    """Where lines go. Lines about requests are held for a moment; all others go out at once.
+
+    A write for each request would cost more than the request's own logic does in a rush.
+    """
+
+    def __init__(self, stream: TextIO, level: str) -> None:
+        self.level = _LEVELS[level]
+        self._stream = stream
+        self._held: list[bytes] = []
+        self._lock = threading.Lock()
+        self._flush_is_due = False
+        atexit.register(self.flush)
+
+    def access(
+        self,
+        request_id: str,
+        method: str,
+        route: str,
+        status: int,
+        code: str | None,
+        role: str | None,
+        seconds: float,
+    ) -> None:
+        """Log a call that was answered. Called in an event loop."""
+        if self.level > logging.INFO:
+            return
+        line = AccessLine(
+            timestamp=_now(),
+            request_id=request_id,
+            method=method,
+            route=route,
+            status=status,
+            code=code,
+            role=role,
+            ms=round(seconds * 1_000, 2),
+        )
+        self._held.append(_encode(line))
+        if len(self._held) >= HELD_LINES_MAX:
+            self.flush()
+        elif not self._flush_is_due:
+            self._flush_is_due = True
+            asyncio.get_running_loop().call_later(HELD_S, self.flush)
+
+    def msg(self, line: bytes) -> None:
+        """Write a line now, after those that are held."""
+        self._held.append(line)
+        self.flush()
+
+    debug = info = warning = error = critical = msg
+
+    def flush(self) -> None:
+        """Write what is held."""
+        with self._lock:
+            self._flush_is_due = False
+            held, self._held = self._held, []
+            if held and not self._stream.closed:
+                self._stream.buffer.write(b"\n".join(held) + b"\n")
+                self._stream.buffer.flush()
+
+
+def configure(level: str, stream: TextIO) -> Log:
+    """Send this process's logs, and those of its libraries, to `stream`; return where they go."""
+    log = Log(stream, level)
     structlog.configure(
         processors=[
             structlog.processors.add_log_level,
             structlog.processors.TimeStamper(fmt="iso", utc=True),
             _as_json_line,
         ],
-        wrapper_class=structlog.make_filtering_bound_logger(_LEVELS[level]),
-        logger_factory=structlog.BytesLoggerFactory(file=out),
-        cache_logger_on_first_use=True,
+        wrapper_class=structlog.make_filtering_bound_logger(log.level),
+        logger_factory=lambda *_: log,
+        cache_logger_on_first_use=False,
     )
-    handler = _JsonHandler(out)
-    logging.basicConfig(level=_LEVELS[level], handlers=[handler], force=True)
+    logging.basicConfig(level=log.level, handlers=[_JsonHandler(log)], force=True)
     for chatty in ("httpx", "httpcore", "asyncio"):
         logging.getLogger(chatty).setLevel(logging.WARNING)
+    return log
 
 
 def fault(error: BaseException) -> dict[str, Any]:
@@ -66,6 +155,10 @@ def _module(filename: str) -> str:
     return "/".join(filename.rsplit("/", 2)[-2:])
 
 
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="milliseconds")
+
+
 def _as_json_line(_logger: Any, _method: str, event: MutableMapping[str, Any]) -> bytes:
     return _encode(event)
 
@@ -73,19 +166,18 @@ def _as_json_line(_logger: Any, _method: str, event: MutableMapping[str, Any]) -
 class _JsonHandler(logging.Handler):
     """Writes what libraries log through the standard library, in the same form."""
 
-    def __init__(self, out: BinaryIO) -> None:
+    def __init__(self, log: Log) -> None:
         super().__init__()
-        self._out = structlog.BytesLogger(out)
+        self._log = log
 
     def emit(self, record: logging.LogRecord) -> None:
+        """Write one record."""
         line: dict[str, Any] = {
+            "timestamp": _now(),
+            "level": record.levelname.lower(),
             "event": record.getMessage(),
             "logger": record.name,
-            "level": record.levelname.lower(),
-            "timestamp": structlog.processors.TimeStamper(fmt="iso", utc=True)(None, "", {})[
-                "timestamp"
-            ],
         }
         if record.exc_info and record.exc_info[1]:
             line |= fault(record.exc_info[1])
-        self._out.msg(_encode(line))
+        self._log.msg(_encode(line))

@@ -6,9 +6,9 @@ person or an address is never a label.
 
 from __future__ import annotations
 
-from functools import lru_cache
+from bisect import bisect_left
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 from prometheus_client import (
     CONTENT_TYPE_LATEST,
@@ -19,6 +19,8 @@ from prometheus_client import (
     generate_latest,
 )
 from prometheus_client.multiprocess import MultiProcessCollector
+
+from ledger.commit import GroupCommit
 
 BUCKETS_S: Final = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0)
 
@@ -43,8 +45,26 @@ REFUSALS: Final = Counter(
     ("code",),
     registry=REGISTRY,
 )
-REPLAYS: Final = Counter(
-    "tidebook_replays", "Writes answered from their idempotency key.", registry=REGISTRY
+QUEUED: Final = Gauge(
+    "tidebook_writer_queued",
+    "Requests that wait for a book's writers.",
+    ("book",),
+    registry=REGISTRY,
+    multiprocess_mode="livesum",
+)
+BATCHES: Final = Gauge(
+    "tidebook_writer_batches",
+    "Transactions of a book's writers since the server's start.",
+    ("book",),
+    registry=REGISTRY,
+    multiprocess_mode="livesum",
+)
+DECIDED: Final = Gauge(
+    "tidebook_writer_decided",
+    "Requests decided by a book's writers since the server's start.",
+    ("book",),
+    registry=REGISTRY,
+    multiprocess_mode="livesum",
 )
 RATE_DEGRADED: Final = Gauge(
     "tidebook_rate_limits_degraded",
@@ -54,31 +74,60 @@ RATE_DEGRADED: Final = Gauge(
 )
 
 
+class _Tally:
+    """What was counted of one kind of call since it was last handed on."""
+
+    __slots__ = ("calls", "in_bucket", "seconds")
+
+    def __init__(self) -> None:
+        self.calls = 0
+        self.seconds = 0.0
+        self.in_bucket = [0] * (len(BUCKETS_S) + 1)
+
+
+_tallies: dict[tuple[str, str, int, str | None], _Tally] = {}
+
+
 def observe(method: str, route: str, status: int, seconds: float, code: str | None) -> None:
-    """Count one answered request."""
-    _requests(method, route, status).inc()
-    _seconds(method, route).observe(seconds)
-    if code is not None:
-        _refusals(code).inc()
+    """Count one answered request. Called in the event loop, for every request, so it is cheap.
+
+    The library's own counters cost a lock and a system call each when processes share them.
+    """
+    kind = (method, route, status, code)
+    tally = _tallies.get(kind)
+    if tally is None:
+        tally = _tallies[kind] = _Tally()
+    tally.calls += 1
+    tally.seconds += seconds
+    tally.in_bucket[bisect_left(BUCKETS_S, seconds)] += 1
 
 
-@lru_cache(maxsize=1_024)
-def _requests(method: str, route: str, status: int) -> Counter:
-    return REQUESTS.labels(method, route, str(status))
+def hand_on() -> None:
+    """Add what was counted to the library's counters. Called in the event loop, once a second."""
+    counted = list(_tallies.items())
+    _tallies.clear()
+    for (method, route, status, code), tally in counted:
+        REQUESTS.labels(method, route, str(status)).inc(tally.calls)
+        if code is not None:
+            REFUSALS.labels(code).inc(tally.calls)
+        # The library has no call for many observations at once.
+        histogram: Any = SECONDS.labels(method, route)
+        histogram._sum.inc(tally.seconds)  # noqa: SLF001
+        for bucket, calls in zip(histogram._buckets, tally.in_bucket, strict=True):  # noqa: SLF001
+            if calls:
+                bucket.inc(calls)
 
 
-@lru_cache(maxsize=256)
-def _seconds(method: str, route: str) -> Histogram:
-    return SECONDS.labels(method, route)
-
-
-@lru_cache(maxsize=256)
-def _refusals(code: str) -> Counter:
-    return REFUSALS.labels(code)
+def writer_state(book: str, writer: GroupCommit) -> None:
+    """Note what a writer of this process has done and has to do."""
+    QUEUED.labels(book).set(writer.queued)
+    BATCHES.labels(book).set(writer.committed_batches)
+    DECIDED.labels(book).set(writer.committed_requests)
 
 
 def exposition(shared: Path | None) -> tuple[bytes, str]:
     """Return the text for Prometheus and its content type, of all processes that share a folder."""
+    hand_on()
     registry = REGISTRY
     if shared is not None:
         registry = CollectorRegistry()

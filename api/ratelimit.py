@@ -16,6 +16,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from typing import Any, Final, NamedTuple
 
+import msgspec
 from redis.asyncio import Redis
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
@@ -32,27 +33,33 @@ PROBE_S: Final = 0.5
 _KEY_PREFIX: Final = "tidebook:{rate}:"
 
 # A bucket is one number: the instant, in microseconds of Valkey's clock, at which it will be full
-# again. ARGV holds for each key the time of one token and of a full bucket. Answers how many
-# microseconds to wait, 0 when a token was taken.
+# again. The argument holds for each check the key, the time of one token and that of a full bucket;
+# the answer how many microseconds to wait, 0 when a token was taken. Both are one packed string,
+# because a client in Python takes longer over many small values than Valkey over the checks. All
+# keys hash to the slot of KEYS[1].
 _SCRIPT: Final = """
 local clock = redis.call('TIME')
 local now = clock[1] * 1000000 + clock[2]
+local checks = cmsgpack.unpack(ARGV[1])
 local waits = {}
-for i, key in ipairs(KEYS) do
-  local token, full = tonumber(ARGV[2 * i - 1]), tonumber(ARGV[2 * i])
+for i = 1, #checks, 3 do
+  local key, token, full = KEYS[1] .. checks[i], checks[i + 1], checks[i + 2]
   local full_at = tonumber(redis.call('GET', key) or 0)
   if full_at < now then full_at = now end
   local ahead = full_at + token - now
+  local wait = 0
   if ahead > full then
-    waits[i] = ahead - full
+    wait = ahead - full
   else
     redis.call('SET', key, string.format('%.0f', full_at + token), 'PX',
                string.format('%.0f', math.ceil(ahead / 1000)))
-    waits[i] = 0
   end
+  waits[#waits + 1] = wait
 end
-return waits
+return cmsgpack.pack(waits)
 """
+_pack: Final = msgspec.msgpack.Encoder().encode
+_unpack: Final = msgspec.msgpack.Decoder(list[float]).decode
 _SCRIPT_SHA: Final = hashlib.sha1(_SCRIPT.encode(), usedforsecurity=False).hexdigest()
 
 
@@ -171,16 +178,16 @@ class RateLimiter:
         finally:
             self._pump = None
 
-    async def _ask(self, batch: Sequence[_Check]) -> list[int]:
-        keys = [_KEY_PREFIX + check.key for check in batch]
-        rates = [number for check in batch for number in check.rate]
+    async def _ask(self, batch: Sequence[_Check]) -> list[float]:
+        checks = _pack([part for check in batch for part in (check.key, *check.rate)])
         try:
-            waits = await self._redis.evalsha(_SCRIPT_SHA, len(keys), *keys, *rates)
+            answer = await self._redis.evalsha(_SCRIPT_SHA, 1, _KEY_PREFIX, checks)
         except NoScriptError:
-            waits = await self._redis.eval(_SCRIPT, len(keys), *keys, *rates)
-        if not (isinstance(waits, list) and len(waits) == len(batch)):
+            answer = await self._redis.eval(_SCRIPT, 1, _KEY_PREFIX, checks)
+        waits: list[float] = _unpack(answer)
+        if len(waits) != len(batch):
             raise ValueError("Valkey's answer does not fit the question")
-        return [int(wait) for wait in waits]
+        return waits
 
     def _answer_locally(self, checks: Sequence[_Check]) -> None:
         for check in checks:

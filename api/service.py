@@ -7,30 +7,40 @@ as it likes, each over its own database.
 from __future__ import annotations
 
 import asyncio
+import hmac
+import ipaddress
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime
 from typing import Any, Final, TypeVar
 
-import structlog
 from eventsourcing import persistence as es
 
+from api import metrics
 from api.callers import Caller, Pseudonyms, Role
 from api.errors import RETRY_SOON, Problem, rate_limited, unauthenticated
 from api.exchange import Incoming
 from api.issuers import DEV_ISSUER, DevelopmentIssuer, OidcKeys
+from api.logs import Log
 from api.ratelimit import Budget, Rate, RateLimiter, address_key
 from api.settings import Settings
 from api.tokens import TokenRules, Tokens
+from api.views import BookReadiness, Readiness
 from campaigns.accounting import check_postings
 from campaigns.event_types import MAPPER
 from ledger import safety
 from ledger.books import Book
 from ledger.commit import GroupCommit, Limits
 from ledger.datastore import Datastore
+from projections.registry import PROJECTIONS
+from projections.tracking import position
 
 T = TypeVar("T")
+
+READINESS_TIMEOUT_S: Final = 2.0
+WATCH_S: Final = 1.0
+"""How often the gauges are brought up to date."""
 
 READERS_PER_CONNECTION: Final = 8
 """Reads that may wait for one database connection before further ones are refused."""
@@ -43,12 +53,18 @@ class Misconfigured(Exception):
 class Service:
     """One server process's parts: who may call, how fast, the writers, and the reading side."""
 
-    def __init__(self, settings: Settings, *, now: Callable[[], float] = time.time) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        *,
+        now: Callable[[], float] = time.time,
+        log: Log | None = None,
+    ) -> None:
         if settings.database_url is None:
             raise Misconfigured("TIDEBOOK_DATABASE_URL is needed; `tidebook run` brings its own")
         self.settings = settings
         self.now = now
-        self.log: Any = structlog.get_logger()
+        self.log = log
         self.dev_issuer = _development_issuer(settings, now)
         self.tokens = _tokens(settings, self.dev_issuer, now)
         self.datastore = Datastore(
@@ -72,17 +88,22 @@ class Service:
         )
         self.missing = Budget(self.limiter)
         self.writers: dict[Book, GroupCommit] = {}
+        self._watching: asyncio.Task[None] | None = None
 
     async def start(self) -> None:
         """Check the database and start the writers."""
-        await asyncio.to_thread(self._require_safe_database)
+        await asyncio.to_thread(self.check_database)
         limits = Limits(queue_max=self.settings.queue_max, batch_max=self.settings.batch_max)
         for book in self.settings.books:
             writer = GroupCommit(self.datastore, book, MAPPER, limits=limits, check=check_postings)
             self.writers[book] = writer.start()
 
+        self._watching = asyncio.create_task(self._watch())
+
     async def stop(self) -> None:
         """Finish what the writers have queued, then let everything go."""
+        if self._watching is not None:
+            self._watching.cancel()
         await asyncio.gather(*(asyncio.to_thread(writer.close) for writer in self.writers.values()))
         await self.limiter.close()
         self._threads.shutdown(wait=False)
@@ -157,9 +178,69 @@ class Service:
         with self.datastore.transaction() as cursor:
             return query(cursor)
 
-    def _require_safe_database(self) -> None:
+    # --- watching -----------------------------------------------------------------------------
+
+    async def readiness(self) -> Readiness:
+        """Return whether this server can do its work."""
+        try:
+            async with asyncio.timeout(READINESS_TIMEOUT_S):
+                books = await self.read(self._read_books)
+        except (Problem, TimeoutError, es.PersistenceError):
+            return Readiness("unready", "unavailable", self._rate_limits, [])
+        status = "degraded" if self.limiter.degraded else "ready"
+        return Readiness(status, "ok", self._rate_limits, books)
+
+    @property
+    def _rate_limits(self) -> str:
+        return "alone" if self.limiter.degraded else "shared"
+
+    def _read_books(self, cursor: Any) -> list[BookReadiness]:
+        found = []
+        for book, writer in self.writers.items():
+            shown = {each.name: position(cursor, each, book) for each in PROJECTIONS}
+            cursor.execute("SELECT position FROM tidebook.book_head WHERE book = %s", (book,))
+            (head,) = cursor.fetchone() or (0,)
+            behind = {name: max(0, head - at) for name, at in shown.items()}
+            found.append(BookReadiness(book, head, behind, writer.queued))
+        return found
+
+    async def _watch(self) -> None:
+        """Keep the gauges true."""
+        while True:
+            metrics.hand_on()
+            metrics.RATE_DEGRADED.set(self.limiter.degraded)
+            for book, writer in self.writers.items():
+                metrics.writer_state(book, writer)
+            await asyncio.sleep(WATCH_S)
+
+    def is_admin(self, address: str) -> bool:
+        """Whether a call from this address may see what is for the admin networks only."""
+        try:
+            found = ipaddress.ip_address(address)
+        except ValueError:
+            return False
+        found = getattr(found, "ipv4_mapped", None) or found
+        return any(found in network for network in self.settings.admin_networks)
+
+    def check_database(self) -> None:
+        """Refuse a database that is unsafe, or that was made for other settings than ours."""
         with self.datastore.transaction() as cursor:
             safety.require_safe(cursor)
+            key = self.settings.pseudonym_secret()
+            mark = hmac.digest(key, b"tidebook pseudonym key", "sha256").hex()[:16]
+            self._require_mark(cursor, "pseudonym_key", mark, "TIDEBOOK_PSEUDONYM_KEY")
+            self._require_mark(cursor, "clock", self.settings.clock, "TIDEBOOK_CLOCK")
+
+    @staticmethod
+    def _require_mark(cursor: Any, name: str, value: str, setting: str) -> None:
+        """Refuse a ledger begun under another value: one person would be two, or times mix."""
+        cursor.execute(
+            "INSERT INTO installation (name, value) VALUES (%s, %s) ON CONFLICT DO NOTHING",
+            (name, value),
+        )
+        cursor.execute("SELECT value FROM installation WHERE name = %s", (name,))
+        if cursor.fetchone() != (value,):
+            raise Misconfigured(f"this ledger was begun with another {setting}")
 
 
 def check_role(caller: Caller, roles: tuple[Role, ...]) -> None:

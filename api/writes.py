@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Final, Generic, TypeVar
 
 from pydantic import BaseModel
@@ -105,13 +106,19 @@ class Write(Generic[BodyT]):
     def _target(self, service: Service, text: str | None) -> PublicId | None:
         if self.prefix is None or text is None:
             return None
-        try:
-            found = PublicId.parse(text, self.prefix)
-        except MalformedId:
-            raise not_found() from None
-        if found.book not in service.writers:
+        found = public_id(text, self.prefix)
+        if found is None or found.book not in service.writers:
             raise not_found()
         return found
+
+
+@lru_cache(maxsize=4_096)
+def public_id(text: str, prefix: str) -> PublicId | None:
+    """Return the id that `text` writes, or None. A rush asks for the same campaign each time."""
+    try:
+        return PublicId.parse(text, prefix)
+    except MalformedId:
+        return None
 
 
 async def _commit(

@@ -2,22 +2,34 @@
 
 from __future__ import annotations
 
-from typing import Any, Final
+from typing import Annotated, Any, Final, Literal
 
-from fastapi import APIRouter
+from fastapi import APIRouter, Query, Request, Response
 
 from api import examples
 from api.bodies import invalid_body
-from api.errors import FieldError, Problem
-from api.routes.ordinary import Words, add_write
+from api.errors import FieldError, Problem, not_found
+from api.paging import Page, page_of, read_cursor
+from api.routes.ordinary import CampaignId, Words, add_write
+from api.routes.reading import Anybody, Staff, as_json, public_id_of, read_docs, shown
 from api.schemas import ApprovalBody, BudgetBody, DraftBody, EmptyBody, FundingBody, ReasonBody
 from api.service import Service
+from api.views import (
+    STAFF,
+    CampaignPage,
+    CampaignView,
+    FiguresView,
+    campaign_view,
+    figures_view,
+)
 from api.writes import Order, Write
 from campaigns import commands
 from campaigns.campaign import Terms
-from campaigns.replies import CampaignReply, CouponReply
+from campaigns.replies import CAMPAIGN_PREFIX, CampaignReply, CouponReply
 from ledger.books import Book, PublicId
 from ledger.money import Money
+from projections import campaign_figures as figures
+from projections.campaign_figures import CAMPAIGN_FIGURES
 
 router: Final = APIRouter(tags=["campaigns"])
 
@@ -199,3 +211,79 @@ _WORDS: Final[tuple[tuple[Write[Any], Words], ...]] = (
 
 for _write, _words in _WORDS:
     add_write(router, _write, _words)
+
+
+# --- reading --------------------------------------------------------------------------------------
+
+PUBLIC_STATES: Final = ("open", "paused", "closed")
+"""What tourists and merchants may know of; drafts do not exist for them."""
+
+State = Literal["draft", "funded", "open", "paused", "closed"]
+
+
+class CampaignQuery(Page):
+    """Which campaigns are wanted."""
+
+    state: State | None = None
+
+
+@router.get(
+    "/v1/campaigns",
+    summary="List campaigns, the newest first",
+    operation_id="list_campaigns",
+    **read_docs(
+        CampaignPage,
+        {"items": [examples.campaign_view()], "next": None},
+        "invalid_query",
+    ),
+)
+async def list_campaigns(
+    request: Request, caller: Anybody, query: Annotated[CampaignQuery, Query()]
+) -> Response:
+    """Tourists and merchants see campaigns that were opened; operators and auditors see all."""
+    after = read_cursor(query.after, figures.CampaignCursor)
+    states = [query.state] if query.state is not None else None
+    if caller.role not in STAFF:
+        states = [state for state in states or PUBLIC_STATES if state in PUBLIC_STATES]
+    service = await shown(request, CAMPAIGN_FIGURES)
+    rows = await service.read(
+        lambda cursor: figures.campaigns(cursor, states=states, after=after, limit=query.limit + 1)
+    )
+    items, following = page_of(
+        rows, query.limit, lambda row: campaign_view(row, caller.role), figures.cursor_of
+    )
+    return as_json(CampaignPage(items, following))
+
+
+async def _row(request: Request, campaign: str) -> figures.CampaignFigures:
+    found = public_id_of(request, campaign, CAMPAIGN_PREFIX)
+    service = await shown(request, CAMPAIGN_FIGURES)
+    row = await service.read(lambda cursor: figures.campaign(cursor, found.book, found.uuid))
+    if row is None:
+        raise not_found()
+    return row
+
+
+@router.get(
+    _ONE,
+    summary="Look at a campaign",
+    operation_id="get_campaign",
+    **read_docs(CampaignView, examples.campaign_view(), "not_found"),
+)
+async def get_campaign(request: Request, campaign: CampaignId, caller: Anybody) -> Response:
+    """A draft is visible to operators and auditors only."""
+    row = await _row(request, campaign)
+    if caller.role not in STAFF and row.state not in PUBLIC_STATES:
+        raise not_found()
+    return as_json(campaign_view(row, caller.role))
+
+
+@router.get(
+    f"{_ONE}/figures",
+    summary="Look at a campaign's figures",
+    operation_id="get_campaign_figures",
+    **read_docs(FiguresView, examples.FIGURES, "not_found"),
+)
+async def get_figures(request: Request, campaign: CampaignId, _caller: Staff) -> Response:
+    """Counts and money as of a position of the campaign's book. For operators and auditors."""
+    return as_json(figures_view(await _row(request, campaign)))

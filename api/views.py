@@ -1,0 +1,365 @@
+"""Views: what readers get, made from the rows of the read models.
+
+A view has only what its reader may see; a field that a role may not see is absent, not null.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import datetime
+from typing import Any
+from uuid import UUID
+
+import msgspec
+from msgspec import UNSET, UnsetType
+
+from api.callers import Role
+from campaigns.campaign import Terms
+from campaigns.replies import (
+    CAMPAIGN_PREFIX,
+    COUPON_PREFIX,
+    Benefit,
+    ProposalReply,
+    Window,
+    benefit,
+)
+from ledger.books import Book, PublicId
+from ledger.money import Money
+from projections.campaign_figures import CampaignFigures
+from projections.merchant_balances import Balance, Redemption
+from projections.wallets import HeldCoupon, Worth
+
+
+class CampaignView(msgspec.Struct, frozen=True):
+    """A campaign. Quota, budget, version and proposal are there for operators and auditors."""
+
+    campaign: str
+    name: str
+    sponsor: str
+    state: str
+    coupon: Benefit
+    per_person_limit: int
+    claim_window: Window
+    validity_window: Window
+    zone: str
+    merchants: list[str] | None
+    restock: bool
+    version: int | UnsetType = UNSET
+    quota: int | UnsetType = UNSET
+    budget: Money | UnsetType = UNSET
+    proposal: ProposalReply | UnsetType | None = UNSET
+
+
+class CampaignPage(msgspec.Struct, frozen=True):
+    """Campaigns, the newest first."""
+
+    items: list[CampaignView]
+    next: str | None
+
+
+class CouponFigures(msgspec.Struct, frozen=True):
+    """How many coupons there are: `claimed` ever, `held` and `redeemed` now, and how they ended."""
+
+    claimed: int
+    held: int
+    redeemed: int
+    refunded: int
+    expired: int
+    voided: int
+    reclaimed: int
+
+
+class MoneyFigures(msgspec.Struct, frozen=True):
+    """Where the money is: funded = pot + held + spent + reclaimed."""
+
+    funded: Money
+    pot: Money
+    held: Money
+    spent: Money
+    reclaimed: Money
+
+
+class FiguresView(msgspec.Struct, frozen=True):
+    """A campaign's figures as of a position of its book."""
+
+    campaign: str
+    state: str
+    quota: int
+    budget: Money
+    coupons: CouponFigures
+    money: MoneyFigures
+    position: int
+
+
+class CouponView(msgspec.Struct, frozen=True):
+    """A coupon. The redemption is there for its holder, its merchant, operators and auditors."""
+
+    coupon: str
+    campaign: str
+    n: int
+    state: str
+    face: Money
+    threshold: Money
+    valid_from: datetime
+    valid_until: datetime
+    claimed_at: datetime
+    merchant: str | UnsetType = UNSET
+    order: str | UnsetType = UNSET
+    redeemed_at: datetime | UnsetType = UNSET
+
+
+class WorthView(msgspec.Struct, frozen=True):
+    """What the coupons that a person holds are worth, in one currency."""
+
+    count: int
+    amount_minor: int
+    currency: str
+
+
+class WalletPage(msgspec.Struct, frozen=True):
+    """A person's coupons, the newest first, and what all that are held are worth."""
+
+    items: list[CouponView]
+    worth: list[WorthView]
+    next: str | None
+
+
+class BalanceView(msgspec.Struct, frozen=True):
+    """What a merchant earned in one book and currency: redeemed less refunded."""
+
+    book: str
+    redemptions: int
+    refunds: int
+    redeemed: Money
+    refunded: Money
+    balance: Money
+
+
+class BalancePage(msgspec.Struct, frozen=True):
+    """A merchant's balances."""
+
+    merchant: str
+    items: list[BalanceView]
+
+
+class RedemptionView(msgspec.Struct, frozen=True):
+    """A coupon that a merchant took for an order; refunded when `refunded_at` is set."""
+
+    coupon: str
+    shop: str | None
+    order: str
+    discount: Money
+    redeemed_at: datetime
+    refunded_at: datetime | None
+
+
+class RedemptionPage(msgspec.Struct, frozen=True):
+    """A merchant's redemptions, the newest first."""
+
+    items: list[RedemptionView]
+    next: str | None
+
+
+class EventView(msgspec.Struct, frozen=True):
+    """A stored event: its place, its type, and its state exactly as stored."""
+
+    position: int
+    stream: str
+    version: int
+    topic: str
+    state: msgspec.Raw
+
+
+class EventPage(msgspec.Struct, frozen=True):
+    """Events of a book in order; `next` is the position to go on after."""
+
+    items: list[EventView]
+    next: int | None
+
+
+class HeadView(msgspec.Struct, frozen=True):
+    """Where a book ends: its last position and the instant of its last event."""
+
+    book: str
+    position: int
+    at: datetime | None
+
+
+class TokenReply(msgspec.Struct, frozen=True):
+    """A bearer token."""
+
+    access_token: str
+    token_type: str
+    expires_in: int
+
+
+class BookReadiness(msgspec.Struct, frozen=True):
+    """A book's head, how far each read model is behind it, and how many requests wait."""
+
+    book: str
+    position: int
+    behind: dict[str, int]
+    queued: int
+
+
+class Readiness(msgspec.Struct, frozen=True):
+    """Whether this server can work: `ready`, `degraded` (slower or less fair) or `unready`."""
+
+    status: str
+    database: str
+    rate_limits: str
+    books: list[BookReadiness]
+
+
+class Health(msgspec.Struct, frozen=True):
+    """This process answers."""
+
+    status: str
+
+
+VIEWS: tuple[type[msgspec.Struct], ...] = (
+    CampaignView,
+    CampaignPage,
+    FiguresView,
+    CouponView,
+    WalletPage,
+    BalancePage,
+    RedemptionPage,
+    EventPage,
+    HeadView,
+    TokenReply,
+    Readiness,
+    Health,
+)
+
+STAFF: tuple[Role, ...] = ("operator", "auditor")
+
+
+def campaign_view(row: CampaignFigures, role: Role) -> CampaignView:
+    """Return a campaign as somebody in this role may see it."""
+    terms = msgspec.convert(row.terms, Terms)
+    view = CampaignView(
+        campaign=_campaign(row.book, row.campaign),
+        name=row.name,
+        sponsor=row.sponsor,
+        state=row.state,
+        coupon=benefit(terms),
+        per_person_limit=terms.per_person_limit,
+        claim_window=Window(terms.claim_from, terms.claim_until),
+        validity_window=Window(terms.valid_from, terms.valid_until),
+        zone=terms.zone,
+        merchants=terms.merchants,
+        restock=terms.restock,
+    )
+    if role not in STAFF:
+        return view
+    return msgspec.structs.replace(
+        view,
+        version=row.version,
+        quota=row.quota,
+        budget=Money(row.budget_minor, row.currency),
+        proposal=_proposal(row),
+    )
+
+
+def _proposal(row: CampaignFigures) -> ProposalReply | None:
+    if row.proposed_quota is None or row.proposed_budget_minor is None or row.proposed_by is None:
+        return None
+    budget = Money(row.proposed_budget_minor, row.currency)
+    return ProposalReply(row.proposed_quota, budget, row.proposed_by)
+
+
+def figures_view(row: CampaignFigures) -> FiguresView:
+    """Return a campaign's figures."""
+
+    def money(amount_minor: int) -> Money:
+        return Money(amount_minor, row.currency)
+
+    return FiguresView(
+        campaign=_campaign(row.book, row.campaign),
+        state=row.state,
+        quota=row.quota,
+        budget=money(row.budget_minor),
+        coupons=CouponFigures(
+            claimed=row.claimed,
+            held=row.held,
+            redeemed=row.redeemed,
+            refunded=row.refunded,
+            expired=row.expired,
+            voided=row.voided,
+            reclaimed=row.reclaimed,
+        ),
+        money=MoneyFigures(
+            funded=money(row.funded_minor),
+            pot=money(row.pot_minor),
+            held=money(row.held_minor),
+            spent=money(row.spent_minor),
+            reclaimed=money(row.reclaimed_minor),
+        ),
+        position=row.position,
+    )
+
+
+def coupon_view(row: HeldCoupon, *, with_redemption: bool) -> CouponView:
+    """Return a coupon, with or without what it was redeemed for."""
+    redeemed = with_redemption and row.redeemed_at is not None
+    return CouponView(
+        coupon=_coupon(row.book, row.coupon),
+        campaign=_campaign(row.book, row.campaign),
+        n=row.n,
+        state=row.state,
+        face=Money(row.face_minor, row.currency),
+        threshold=Money(row.threshold_minor, row.currency),
+        valid_from=row.valid_from,
+        valid_until=row.valid_until,
+        claimed_at=row.claimed_at,
+        merchant=row.merchant if redeemed and row.merchant is not None else UNSET,
+        order=row.order_no if redeemed and row.order_no is not None else UNSET,
+        redeemed_at=row.redeemed_at if redeemed and row.redeemed_at is not None else UNSET,
+    )
+
+
+def worth_view(worth: Worth) -> WorthView:
+    """Return what is held in one currency."""
+    currency, count, amount_minor = worth
+    return WorthView(count, amount_minor, currency)
+
+
+def balance_view(row: Balance) -> BalanceView:
+    """Return a merchant's balance in one book and currency."""
+    return BalanceView(
+        book=row.book,
+        redemptions=row.redeemed_count,
+        refunds=row.refunded_count,
+        redeemed=Money(row.redeemed_minor, row.currency),
+        refunded=Money(row.refunded_minor, row.currency),
+        balance=Money(row.balance_minor, row.currency),
+    )
+
+
+def redemption_view(row: Redemption) -> RedemptionView:
+    """Return one redemption."""
+    return RedemptionView(
+        coupon=_coupon(row.book, row.coupon),
+        shop=row.shop,
+        order=row.order_no,
+        discount=Money(row.discount_minor, row.currency),
+        redeemed_at=row.redeemed_at,
+        refunded_at=row.refunded_at,
+    )
+
+
+def event_views(rows: Sequence[Any]) -> list[EventView]:
+    """Return stored events as they are."""
+    return [
+        EventView(position, stream.hex, version, topic, msgspec.Raw(bytes(state)))
+        for position, stream, version, topic, state in rows
+    ]
+
+
+def _campaign(book: str, campaign: UUID) -> str:
+    return str(PublicId(CAMPAIGN_PREFIX, Book(book), campaign))
+
+
+def _coupon(book: str, coupon: UUID) -> str:
+    return str(PublicId(COUPON_PREFIX, Book(book), coupon))
