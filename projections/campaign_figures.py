@@ -394,7 +394,7 @@ SELECT {_FIELDS} FROM rm_campaign_figures.campaign WHERE book = %s AND campaign 
 
 # One index range per state, each in order, then merged: never more than a page of rows per state.
 _CAMPAIGNS: Final = f"""
-SELECT {_FIELDS} FROM unnest(%(states)s) AS wanted (wanted_state)
+SELECT {_FIELDS} FROM unnest(%(states)s::text[]) AS wanted (wanted_state)
 CROSS JOIN LATERAL (
     SELECT {_FIELDS} FROM rm_campaign_figures.campaign
     WHERE state = wanted_state

@@ -294,7 +294,7 @@ _COUPON: Final = f"SELECT {_FIELDS} FROM rm_wallets.coupon WHERE book = %s AND c
 
 # One index range per state, each in order, then merged: never more than a page of rows per state.
 _COUPONS_OF: Final = f"""
-SELECT {_FIELDS} FROM unnest(%(states)s) AS wanted (wanted_state)
+SELECT {_FIELDS} FROM unnest(%(states)s::text[]) AS wanted (wanted_state)
 CROSS JOIN LATERAL (
     SELECT {_FIELDS} FROM rm_wallets.coupon
     WHERE person = %(person)s AND state = wanted_state
