@@ -18,7 +18,7 @@ PYTEST_ARGS ?= -n auto --dist worksteal
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run demo test test-fast lint format bench lock clean
+.PHONY: help setup run demo test test-fast lint format bench reference lock clean
 
 help: ## List these targets
 	@echo "Tidebook: an event-sourced ledger for coupons. Targets:"
@@ -48,6 +48,9 @@ format: $(VENV)/.dev ## Format the code and fix what ruff can fix
 
 bench: $(VENV)/.dev ## Measure against the baselines and write bench.json
 	$(BIN)/python -m loadtest.bench $(ARGS)
+
+reference: $(VENV)/.dev ## Write docs/reference/ from the code
+	$(BIN)/python -m api.reference docs/reference
 
 setup: $(VENV)/.dev ## Install everything for development into .venv
 
