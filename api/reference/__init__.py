@@ -10,11 +10,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
-from api.reference import errors, events, http, metrics, settings
+from api.reference import errors, events, findings, http, metrics, settings
 
 PAGES: Final[dict[str, Callable[[], str]]] = {
     "errors.md": errors.page,
     "events.md": events.page,
+    "findings.md": findings.page,
     "http.md": http.page,
     "metrics.md": metrics.page,
     "settings.md": settings.page,

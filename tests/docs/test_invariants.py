@@ -6,6 +6,8 @@ import re
 
 import pytest
 
+from campaigns.verification import RULE_CODES
+from ledger.verification import BOOK_CODES
 from tests.campaigns.test_life import PLANTED
 from tests.docs.names import named_tests
 from tests.docs.pages import page
@@ -51,3 +53,11 @@ def test_every_planted_bug_is_described() -> None:
     rows = page("docs/concurrency.md").table("planted bug", "the rule that is missing")
     planted = {plant.__name__.removeprefix("_plant_") for plant in PLANTED}
     assert {row[0].strip("`") for row in rows} == planted
+
+
+def test_the_findings_of_operations_exist() -> None:
+    """What an operator is told to look for is what a verification says."""
+    rows = page("docs/operations.md").table("finding", "what it may be", "what to do")
+    named = {code for row in rows for code in re.findall(r"`(\w+)`", row[0])}
+    assert named
+    assert named <= BOOK_CODES.keys() | RULE_CODES.keys()

@@ -1,0 +1,33 @@
+"""The page of findings: every code that a verification can report, with the rule that it breaks."""
+
+from __future__ import annotations
+
+from api.reference.markdown import code, document, table
+from campaigns.verification import RULE_CODES
+from ledger.verification import BOOK_CODES
+
+_INTRO = """\
+`tidebook verify` ends with findings when something does not hold. A finding has a code, a place
+(mostly a book and a position), what must be there and what is. It is reported and not repaired;
+[operations](../operations.md#when-verify-finds-something) says what to do."""
+
+_BOOK = "These hold for any book, whatever its events mean (`ledger/verification.py`)."
+_RULES = "These are the rules of campaigns and coupons, judged again (`campaigns/verification.py`)."
+_MODELS = """\
+The live rows of every projection are compared with a fresh fold, row for row
+(`projections/verification.py`)."""
+
+
+def page() -> str:
+    """Return the page."""
+    return document(
+        "Findings",
+        _INTRO,
+        *("## The book", _BOOK, _codes(BOOK_CODES)),
+        *("## The rules", _RULES, _codes(RULE_CODES)),
+        *("## The projections", _MODELS),
+    )
+
+
+def _codes(rules: dict[str, str]) -> str:
+    return table(("code", "what must hold"), ((code(name), rule) for name, rule in rules.items()))
