@@ -140,20 +140,23 @@ class BookReader:
     def _decode(self, data: bytes, after: int, last: int) -> tuple[list[View], int]:
         """Return the events that are read, and the position up to which all was in order."""
         events: list[View] = []
-        rows = _rows(data)
-        expected = after + 1
+        decoders = self._decoders
+        expected = after
         try:
-            for expected in range(after + 1, last + 1):
-                position, stream, version, topic, state = next(rows, _NO_ROW)
+            for position, stream, version, topic, state in _rows(data):
+                expected += 1
                 if position != expected:
                     raise PositionGap(self.book, expected)  # noqa: TRY301 - ends the page too
-                decode = self._decoders[topic]
+                decode = decoders[topic]
                 event = decode(state) if decode is not None else None
                 if event is not None:
                     event.position = position
                     event.stream = stream.decode()
                     event.version = version
                     events.append(event)
+            if expected != last:
+                expected += 1
+                raise PositionGap(self.book, expected)  # noqa: TRY301 - ends the page too
         except (msgspec.DecodeError, PositionGap, UnknownEventType, UnreadableEvent) as error:
             if expected > after + 1:
                 return events, expected - 1
@@ -201,7 +204,6 @@ _NO_STREAM: Final = UUID(int=0)
 _Row = tuple[int, bytes, int, bytes, bytes]
 """Position, stream, version, topic and state; the state is empty where it is not read."""
 
-_NO_ROW: Final[_Row] = (0, b"", 0, b"", b"")
 _COPY_CHUNK: Final = 1 << 20
 _COPY_HEADER_BYTES: Final = 19
 _FIXED: Final = struct.Struct(">hiqi36siii")  # columns, then length and value, up to topic's length

@@ -16,6 +16,7 @@ import socket
 import sys
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import Any, Final
 
@@ -36,7 +37,7 @@ from projections.projection import (
     tables_of,
     use_schema,
 )
-from projections.reading import BookReader
+from projections.reading import BookReader, Page
 from projections.tracking import PositionTracking
 
 PAGE_EVENTS: Final = 20_000
@@ -183,10 +184,14 @@ class FreshBuild:
         """Pour every book's events in, up to its head as it is now or the position given."""
         targets = self.heads() if until is None else until
         self._total = sum(targets.values())
-        for book, target in targets.items():
-            after = 0
-            while after < target:
-                after = self._load_page(book, after, target)
+        with ThreadPoolExecutor(1, "tidebook-read") as ahead:
+            for book, target in targets.items():
+                page = self._read(book, 0, target)
+                while page.size:
+                    # The next page is read while this one is written.
+                    following = ahead.submit(self._read, book, page.last, target)
+                    self._pour(book, page)
+                    page = following.result()
 
     def settle(self) -> None:
         """Fold what was poured, and index it."""
@@ -253,19 +258,21 @@ class FreshBuild:
             cpus=len(os.sched_getaffinity(0)),
         )
 
-    def _load_page(self, book: str, after: int, target: int) -> int:
+    def _read(self, book: str, after: int, target: int) -> Page:
+        with self._datastore.transaction() as curs:
+            return self._reader(book).page(curs, after, PAGE_EVENTS, target)
+
+    def _pour(self, book: str, page: Page) -> None:
         with self._datastore.transaction() as curs:
             # Losing the last pages in a crash is harmless: the next rebuild starts over. The
             # swap commits durably, and with it all that was written before it.
             curs.execute("SET LOCAL synchronous_commit = off")
             self.lease.fence(curs)
-            page = self._reader(book).page(curs, after, PAGE_EVENTS, target)
             self.tracking.advance(curs, book, page.after, page.last)
             use_schema(curs, self.schema)
             self._loader.load(curs, book, page.events)
         self.events += page.size
         self._on_progress("load", self.events, self._total)
-        return page.last
 
     def _at(self, book: str) -> int:
         return self.tracking.max_tracking_id(book) or 0
