@@ -347,6 +347,11 @@ class Books:
                 f"{name} {said[name]}, folded {expected}",
             )
 
+    def merchants(self) -> list[str]:
+        """Everybody who ever redeemed a coupon."""
+        accounts = {account for account, _ in self.balances}
+        return sorted(a.removeprefix("merchant:") for a in accounts if a.startswith("merchant:"))
+
     def check_merchant(self, merchant: str, balances: Sequence[Json]) -> None:
         """What the service says that it owes a merchant equals the fold."""
         said = {b["balance"]["currency"]: b["balance"]["amount_minor"] for b in balances}
@@ -388,11 +393,15 @@ def flat(event: Json) -> Json:
 
 
 def check(auditor: Caller, book: str) -> Books:
-    """Read a whole book over HTTP and check it, figures of every campaign included."""
+    """Read a whole book over HTTP and check it, figures of every campaign included.
+
+    Nobody may write to the book meanwhile, or the figures are of a later position than the fold.
+    """
     books = fold(auditor.events(book))
     for campaign in list(books.campaigns):
         address = f"/v1/campaigns/cmp_{book}_{campaign}/figures"
-        books.check_figures(campaign, auditor.get(address))
+        seen = f"{book}:{books.position}"
+        books.check_figures(campaign, auditor.get(address, min_position=seen))
     return books
 
 

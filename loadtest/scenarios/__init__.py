@@ -1,0 +1,1 @@
+"""Locust scenarios: what tourists and merchants do, one behaviour per module."""
