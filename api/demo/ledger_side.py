@@ -6,10 +6,8 @@ never asked for would show up here.
 
 from __future__ import annotations
 
-import asyncio
 import re
-import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from typing import Any, Final
 from urllib.parse import urlencode
 
@@ -20,7 +18,6 @@ from api.demo.requests import bearer
 
 BOOK: Final = "main"
 PAGE: Final = 100
-POLL_S: Final = 0.05
 
 _NAME: Final = re.compile(r"Mailing (\d+) \(.*\), coupon (\d+)")
 
@@ -70,22 +67,6 @@ class LedgerReader:
 
         await self._client.ask_all(list(tokens.items()), read)
         return figures
-
-    async def await_expiry(self, campaigns: Sequence[str], patience_s: float = 300.0) -> None:
-        """Wait until the sweeper has expired whatever these campaigns' holders did not use."""
-        deadline = time.monotonic() + patience_s
-
-        async def wait(campaign: str) -> None:
-            while True:
-                path = f"/v1/campaigns/{campaign}/figures"
-                held = (await self._get(path, self._auditor))["coupons"]["held"]
-                if held == 0:
-                    return
-                if time.monotonic() > deadline:
-                    raise StrangeLedger(f"{held} coupons of {campaign} do not expire")
-                await asyncio.sleep(POLL_S)
-
-        await self._client.ask_all(campaigns, wait)
 
     async def _campaigns(self, position: int) -> list[Any]:
         items: list[Any] = []

@@ -92,10 +92,6 @@ class Player:
 
         await self._client.ask_all(moment.steps, send)
 
-    def campaigns_of(self, moment: Moment) -> list[str]:
-        """The public ids of the campaigns that a moment is about."""
-        return [self._ids[Step("draft", step.offer).key] for step in moment.steps]
-
     def _note(self, step: Step, reply: Reply) -> None:
         played = self.played
         played.requests += 1

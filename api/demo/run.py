@@ -25,7 +25,7 @@ from api.demo.player import Player, UnexpectedAnswer
 from api.demo.reconciliation import Books, reconcile
 from api.demo.report import Outcome, document, reconciliation_report, replay_report
 from api.demo.requests import AUDITS
-from api.demo.server import HOST, DemoServer, NotStarted
+from api.demo.server import HOST, DemoService, NotStarted
 from api.demo.year import load
 
 if TYPE_CHECKING:
@@ -82,31 +82,33 @@ def _run(options: DemoOptions, console: Console) -> int:
     with console.status("Reading the year"):
         script = prepare(options.households)
     console.print(_plan_line(script))
-    server = DemoServer(options.demo_home)
+    service = DemoService(options.demo_home)
     with ExitStack() as running:
-        with console.status(f"Starting the service in {server.home}"):
-            running.enter_context(server)
-        outcome = asyncio.run(_replay(script, server.port, options.connections, console))
+        with console.status(f"Starting the service in {service.home}"):
+            running.enter_context(service)
+        outcome = asyncio.run(_replay(script, service, options.connections, console))
+        console.print(reconciliation_report(outcome), replay_report(outcome))
+        console.print("\ntidebook verify", style="bold")
+        outcome = replace(outcome, verification=service.verify(as_json=options.json))
         with console.status("Stopping the service"):
             running.close()
-    console.print(reconciliation_report(outcome), replay_report(outcome))
-    console.print("\ntidebook verify", style="bold")
-    outcome = replace(outcome, verification=server.verify(as_json=options.json))
     if options.json:
         print(json.dumps(document(outcome), indent=2))
     return outcome.exit_status
 
 
-async def _replay(script: Script, port: int, connections: int, console: Console) -> Outcome:
+async def _replay(
+    script: Script, service: DemoService, connections: int, console: Console
+) -> Outcome:
     """Play the script and read what the ledger made of it."""
     started = time.monotonic()
-    async with Client(HOST, port, connections=connections) as client:
+    async with Client(HOST, service.port, connections=connections) as client:
         player = Player(client)
         with console.status("Signing everybody in"):
             await player.sign_in(script.moments)
         reader = LedgerReader(client, player.tokens[AUDITS])
         head_before = await reader.head()
-        await _play(script.moments, player, reader, console)
+        await _play(script.moments, player, service, console)
         with console.status("Reading the ledger's figures"):
             head_after = await reader.head()
             ledger = await _ledger_books(player, reader, head_after)
@@ -124,7 +126,7 @@ async def _replay(script: Script, port: int, connections: int, console: Console)
 
 
 async def _play(
-    moments: list[Moment], player: Player, reader: LedgerReader, console: Console
+    moments: list[Moment], player: Player, service: DemoService, console: Console
 ) -> None:
     counts = count_steps(moments)
     pace = Pace(counts)
@@ -133,10 +135,9 @@ async def _play(
         for moment in moments:
             bar.update(task, day=f"{moment.at:%d %b %Y}", description=moment.kind)
             started = time.perf_counter()
-            await player.play(moment)
             if moment.kind == "close":
-                # The sweeper follows the book's clock, which the closing has moved to the end.
-                await reader.await_expiry(player.campaigns_of(moment))
+                await asyncio.to_thread(service.expire, moment.at)
+            await player.play(moment)
             pace.record(moment.kind, len(moment.steps), time.perf_counter() - started)
             bar.update(task, advance=len(moment.steps), left=_left(pace.left_s()))
 
@@ -156,9 +157,8 @@ async def _ledger_books(player: Player, reader: LedgerReader, position: int) -> 
 def _progress(console: Console) -> Progress:
     return Progress(
         TextColumn("{task.fields[day]}  {task.description:<7}"),
-        BarColumn(),
+        BarColumn(bar_width=20),
         MofNCompleteColumn(),
-        TextColumn("requests,"),
         TimeElapsedColumn(),
         TextColumn("{task.fields[left]}"),
         console=console,
@@ -166,7 +166,7 @@ def _progress(console: Console) -> Progress:
 
 
 def _left(seconds: float | None) -> str:
-    if seconds is None:
+    if not seconds:
         return ""
     minutes, rest = divmod(round(seconds), 60)
     return f"about {minutes}:{rest:02} left"

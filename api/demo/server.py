@@ -1,7 +1,8 @@
-"""The demo's own service: `tidebook run` in a home of its own, in simulated time.
+"""The demo's own service: every part of Tidebook, in a home of its own, in simulated time.
 
-Nothing of the caller's environment reaches it, so a ledger that somebody runs here is never
-touched. It ends with us, however we end.
+It is what `tidebook run` starts, with one difference: the sweeper is asked at each mailing's end
+instead of looking at a real clock. Nothing of the caller's environment reaches it, so a ledger that
+somebody runs on this machine is never touched. It ends with us, however we end.
 """
 
 from __future__ import annotations
@@ -9,23 +10,29 @@ from __future__ import annotations
 import http.client
 import json
 import os
-import signal
 import socket
 import subprocess
 import sys
-import time
+from collections.abc import Callable
+from contextlib import ExitStack
+from datetime import datetime
 from pathlib import Path
 from typing import Final, Self
 
+from api.demo.ledger_side import BOOK
 from api.demo.report import Verification
+from api.embedded import EmbeddedError, EmbeddedPostgres, EmbeddedValkey
 from api.settings import PREFIX
-from api.supervisor import Command
+from api.supervisor import Command, Keeper, StartFailed
+from api.sweeper import Sweeper
+from campaigns.accounting import check_postings
+from campaigns.event_types import MAPPER
+from ledger import migrations as ledger_migrations
+from ledger.commit import GroupCommit
+from ledger.datastore import Datastore
+from projections import migrations as projection_migrations
 
 HOST: Final = "127.0.0.1"
-START_S: Final = 300.0
-"""The first start makes a database; a start after a crash replays its log."""
-STOP_S: Final = 90.0
-POLL_S: Final = 0.1
 
 _PROGRAM: Final = (sys.executable, "-m", "api.cli")
 _NO_LIMIT: Final = "0"
@@ -35,55 +42,87 @@ class NotStarted(Exception):
     """The service cannot run in the demo's home; the message says why."""
 
 
-class DemoServer:
-    """A running service, from `with DemoServer(home) as server` to the end of the block."""
+class DemoService:
+    """A running service, from `with DemoService(home) as service` to the end of the block."""
 
     def __init__(self, home: Path) -> None:
         self.home = home
         self.port = _free_port()
-        self._process: subprocess.Popen[bytes] | None = None
+        self._running = ExitStack()
+        self._environment: dict[str, str] = {}
+        self._sweeper: Sweeper | None = None
 
     def __enter__(self) -> Self:
-        self.home.mkdir(mode=0o700, parents=True, exist_ok=True)
-        command = Command(
-            argv=(*_PROGRAM, "run"), env=self._environment(), output=self.home / "demo.log"
-        )
-        self._process = command.spawn()
         try:
-            self._await_ready(command)
+            self.home.mkdir(mode=0o700, parents=True, exist_ok=True)
+            self._start()
+        except (EmbeddedError, StartFailed, OSError) as error:
+            self._running.close()
+            raise NotStarted(str(error)) from error
         except BaseException:
-            self.__exit__()
+            self._running.close()
             raise
         return self
 
     def __exit__(self, *_: object) -> None:
-        process, self._process = self._process, None
-        if process is None:
-            return
-        process.send_signal(signal.SIGTERM)
-        try:
-            process.wait(STOP_S)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
+        self._running.close()
+
+    def expire(self, at: datetime) -> None:
+        """Expire every coupon whose validity has ended at `at`."""
+        assert self._sweeper is not None, "the service runs"
+        while self._sweeper.sweep(at).behind:
+            pass
 
     def verify(self, *, as_json: bool) -> Verification:
-        """Let `tidebook verify` look at the home; the service must have ended."""
-        assert self._process is None, "the home has one user at a time"
+        """Let `tidebook verify` look at the ledger that was made."""
         argv = (*_PROGRAM, "verify", *(("--json",) if as_json else ()))
         done = subprocess.run(  # noqa: S603 - argv is ours
-            argv, env=self._environment(), stdout=subprocess.PIPE if as_json else None, check=False
+            argv, env=self._environment, stdout=subprocess.PIPE if as_json else None, check=False
         )
         findings = json.loads(done.stdout) if as_json and done.stdout else None
         return Verification(done.returncode, findings)
 
-    def _environment(self) -> dict[str, str]:
+    def _start(self) -> None:
+        postgres = self._running.enter_context(EmbeddedPostgres(self.home))
+        valkey = self._running.enter_context(EmbeddedValkey(self.home))
+        ledger_migrations.migrate(postgres.url)
+        projection_migrations.migrate(postgres.url)
+        self._environment = self._settings(postgres.url, valkey.url)
+        self._keep("project", None)
+        self._keep("serve", self._answers)
+        self._start_sweeper(postgres.url)
+
+    def _keep(self, command: str, ready: Callable[[], bool] | None) -> None:
+        keeper = Keeper(
+            name=command,
+            command=Command(
+                argv=(*_PROGRAM, command),
+                env=self._environment,
+                output=self.home / f"{command}.log",
+            ),
+            ready=ready,
+        )
+        keeper.start()
+        self._running.callback(keeper.stop)
+
+    def _start_sweeper(self, url: str) -> None:
+        datastore = Datastore(url, pool_size=2)
+        self._running.callback(datastore.close)
+        writer = GroupCommit(datastore, BOOK, MAPPER, check=check_postings).start()
+        self._running.callback(writer.close)
+        self._sweeper = Sweeper(datastore, writer)
+
+    def _settings(self, database_url: str, redis_url: str) -> dict[str, str]:
         own = {
             "HOME": str(self.home),
+            "DATABASE_URL": database_url,
+            "REDIS_URL": redis_url,
             "HOST": HOST,
             "PORT": str(self.port),
             "WORKERS": "1",
+            "BOOKS": BOOK,
             "CLOCK": "request",
+            "DEV_ISSUER": "1",
             "RATE_TOURIST_PER_S": _NO_LIMIT,
             "RATE_STAFF_PER_S": _NO_LIMIT,
             "LOG_LEVEL": "warning",
@@ -93,15 +132,7 @@ class DemoServer:
         }
         return {**inherited, **{PREFIX + name: value for name, value in own.items()}}
 
-    def _await_ready(self, command: Command) -> None:
-        assert self._process is not None
-        deadline = time.monotonic() + START_S
-        while not self._ready():
-            if self._process.poll() is not None or time.monotonic() > deadline:
-                raise NotStarted(f"the service did not start{command.last_words()}")
-            time.sleep(POLL_S)
-
-    def _ready(self) -> bool:
+    def _answers(self) -> bool:
         connection = http.client.HTTPConnection(HOST, self.port, timeout=2.0)
         try:
             connection.request("GET", "/readyz")
