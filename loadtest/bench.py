@@ -80,13 +80,13 @@ class Plan:
     @classmethod
     def of(cls, options: argparse.Namespace) -> Plan:
         """The plan that the options ask for; `--quick` is for trying things out."""
-        runs, seconds, people = (2, 1.0, 1_000) if options.quick else (5, 4.0, 5_000)
+        runs, seconds, people = (2, 1.0, 1_000) if options.quick else (5, 4.0, 2_000)
         seconds = options.seconds or seconds
         return cls(
             runs=options.runs or runs,
             seconds=seconds,
             people=people,
-            campaigns_per_run=math.ceil(CLAIMS_PER_S_MAX * max(seconds, WARM_UP_S) / people),
+            campaigns_per_run=math.ceil(CLAIMS_PER_S_MAX * seconds / people),
             workers=options.workers,
             only=options.only,
         )
@@ -253,7 +253,8 @@ class Bench:
 
     def _by_turns(self, series: list[Series], progress: Steps) -> None:
         for one in series:
-            progress.step(f"warm-up of {one.contender.name}", partial(one.run, WARM_UP_S))
+            warm_up_s = min(WARM_UP_S, self._plan.seconds)
+            progress.step(f"warm-up of {one.contender.name}", partial(one.run, warm_up_s))
             one.forget()
         for turn in range(1, self._plan.runs + 1):
             for one in series:

@@ -29,8 +29,8 @@ Json = dict[str, Any]
 class Service:
     """The smallest service that the scenario can run against; it keeps its events in a list.
 
-    A forgetful one answers its first claim, and some later ones, without keeping them: the planted bug «answer before
-    commit», followed by a crash.
+    A forgetful one answers its first claim, and some later ones, without keeping them: the planted
+    bug «answer before commit», followed by a crash.
     """
 
     def __init__(self, *, forgetful: bool) -> None:
@@ -150,7 +150,7 @@ def test_the_rush_ends_red_exactly_when_something_was_lost(
     """Same scenario, same traffic: the exit status tells the honest service from the other."""
     service = Service(forgetful=forgetful)
     with serving(service) as url:
-        arguments = ["--headless", "-u", "5", "-r", "5", "-t", "3s", "-H", url, "Tourist"]
+        arguments = ["--headless", "-u", "5", "-r", "5", "-t", "2s", "-H", url, "Tourist"]
         done = subprocess.run(
             [sys.executable, "-m", "locust", "-f", LOCUSTFILE, *arguments, "--only-summary"],
             capture_output=True,
