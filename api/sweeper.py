@@ -19,10 +19,12 @@ from uuid import UUID, uuid4
 from eventsourcing.persistence import PersistenceError
 
 from campaigns.commands import Call, ExpireCoupon
+from campaigns.event_types import MAPPER
 from ledger.books import Book
 from ledger.commit import Answer, CommitError, GroupCommit, QueueFull
 from ledger.datastore import Datastore
 from ledger.events import Actor
+from ledger.history import History
 from projections.tracking import wait_for
 from projections.wallets import WALLETS, due_for_expiry
 
@@ -60,12 +62,16 @@ class Sweeper:
         datastore: Datastore,
         writer: GroupCommit,
         *,
+        by_the_book: bool = False,
         batch: int = BATCH,
         shown_within_s: float = SHOWN_WITHIN_S,
         new_id: Callable[[], str] = lambda: uuid4().hex,
     ) -> None:
+        """`by_the_book`: in simulated time, the instant is that of the book's last event."""
         self.book = Book(writer.book)
+        self._by_the_book = by_the_book
         self._datastore = datastore
+        self._history = History(datastore, writer.book, MAPPER)
         self._writer = writer
         self._batch = batch
         self._shown_within_s = shown_within_s
@@ -76,10 +82,15 @@ class Sweeper:
     ) -> Swept:
         """Expire everything that is due, in batches, until the wallets show nothing more.
 
-        `at` is the instant in simulated time; without one the database's clock judges.
+        `at` is the instant in simulated time; without one it is the book's or the database's.
         `on_progress` is told how many more were judged. Raises what the writer and the store raise.
         """
-        swept = Swept(behind=not self._wait_for(self._head()))
+        head = self._history.standing()
+        if self._by_the_book and at is None:
+            at = head.at
+            if at is None:
+                return Swept()
+        swept = Swept(behind=not self._wait_for(head.position))
         asked: set[UUID] = set()
         while due := [coupon for coupon in self._due(at) if coupon not in asked]:
             asked.update(due)
@@ -94,7 +105,7 @@ class Sweeper:
         return swept
 
     def run(self, stop: threading.Event, poll_s: float = POLL_S) -> None:
-        """Sweep again and again by the database's clock until `stop` is set."""
+        """Sweep again and again until `stop` is set."""
         pause_s, longest_s = PAUSE_S
         while not stop.is_set():
             try:
@@ -108,12 +119,6 @@ class Sweeper:
                 _log.info("expired %d coupons of %s", swept.expired, self.book)
             pause_s = PAUSE_S[0]
             stop.wait(poll_s)
-
-    def _head(self) -> int:
-        with self._datastore.transaction() as cursor:
-            cursor.execute("SELECT position FROM book_head WHERE book = %s", (self.book,))
-            row = cursor.fetchone()
-        return int(row[0]) if row else 0
 
     def _due(self, at: datetime | None) -> list[UUID]:
         with self._datastore.transaction() as cursor:

@@ -595,9 +595,14 @@ class Audit:
         self.book.finish(standing)
         if self.book.whole:
             self.rules.finish(standing)
-        self._clean &= not (self.book.findings or self.rules.findings)
+        self._clean &= not self.has_findings
         if self._clean:
             self.rules.findings.extend(_conservation(self.book, self.rules))
+
+    @property
+    def has_findings(self) -> bool:
+        """Whether there is something to take."""
+        return bool(self.book.findings or self.rules.findings)
 
     def take_findings(self) -> list[Finding]:
         """Return what was found since the last call."""
@@ -616,7 +621,8 @@ def verify(
     audit = Audit(book)
     for entry in entries:
         audit.feed(entry)
-        yield from audit.take_findings()
+        if audit.has_findings:
+            yield from audit.take_findings()
     audit.finish(standing)
     yield from audit.take_findings()
 

@@ -1,0 +1,336 @@
+"""`tidebook replay`: what a book, or one thing in it, was at any past position or instant."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import TYPE_CHECKING, Annotated, Any, Final
+
+import typer
+
+from api.cli import output, stores
+from api.cli.options import EXAMPLE_INSTANT, AsJson, Home, parse_person, parse_until
+from api.cli.trouble import Trouble
+
+if TYPE_CHECKING:
+    from api.settings import Settings
+    from campaigns.replay import BookAt, CouponCounts, Life
+    from ledger.datastore import Datastore
+    from ledger.history import History
+
+COUNTED: Final = ("claimed", "held", "redeemed", "expired", "voided", "reclaimed", "refunds")
+
+Until = Annotated[
+    str | None,
+    typer.Option(
+        metavar="TIME|POSITION",
+        help=f"A position, or a time with its offset ({EXAMPLE_INSTANT}): the state after all"
+        " events up to then. Without it, the state now.",
+        show_default=False,
+    ),
+]
+
+
+def replay(
+    until: Until = None,
+    book: Annotated[
+        str | None, typer.Option(metavar="BOOK", help="The book.  [default: main]")
+    ] = None,
+    coupon: Annotated[
+        str | None, typer.Option(metavar="CPN", help="One coupon, step by step.")
+    ] = None,
+    campaign: Annotated[
+        str | None, typer.Option(metavar="CMP", help="One campaign, step by step.")
+    ] = None,
+    person: Annotated[
+        str | None, typer.Option(metavar="HEX", help="A person's coupons, by pseudonym.")
+    ] = None,
+    identity: Annotated[
+        str | None,
+        typer.Option(help="A person's coupons, by verified identity and this home's key."),
+    ] = None,
+    home: Home = None,
+    as_json: AsJson = False,
+) -> int:
+    """Show the state at any past instant or position: of all, or of one coupon, campaign, person.
+
+    All: every event is folded, and coupons, money and campaigns are counted. One coupon or
+    campaign: only its own events are read, so that it takes no longer in a large book.
+
+    Examples:
+    * `tidebook replay --until 2026-05-01T20:00:00+08:00`
+    * `tidebook replay --until 1000 --json`
+    * `tidebook replay --coupon cpn_main_3f2c…`
+    * `tidebook replay --identity alice --until 2026-05-01T12:00:00Z`
+    """
+    moment = None if until is None else parse_until(until)
+    wanted = _Wanted(book, coupon, campaign, person, identity)
+    settings = stores.load_settings(home)
+    with stores.store(settings) as datastore:
+        document, show = wanted.replay(datastore, settings, moment)
+    if as_json:
+        output.print_json(document)
+    else:
+        show()
+    return 0
+
+
+class _Wanted:
+    """What is asked for: at most one thing, in one book."""
+
+    def __init__(
+        self,
+        book: str | None,
+        coupon: str | None,
+        campaign: str | None,
+        person: str | None,
+        identity: str | None,
+    ) -> None:
+        given = {
+            "--coupon": coupon,
+            "--campaign": campaign,
+            "--person": person,
+            "--identity": identity,
+        }
+        names = [name for name, value in given.items() if value is not None]
+        if len(names) > 1:
+            raise Trouble(f"{' and '.join(names)}: only one of them can be given")
+        self.person = None if person is None else parse_person(person)
+        self.identity = identity
+        self.coupon = _public_id("--coupon", coupon, "cpn")
+        self.campaign = _public_id("--campaign", campaign, "cmp")
+        own = self.coupon or self.campaign
+        if own is not None and book not in (None, own.book):
+            raise Trouble(f"--book: {names[0]} {own} is in the book {own.book}, not in {book}")
+        self.book = own.book if own is not None else book or "main"
+
+    def replay(self, datastore: Datastore, settings: Settings, moment: Any) -> tuple[Any, Any]:
+        """Return the document, and the function that prints it for people."""
+        from campaigns.event_types import MAPPER
+        from ledger.history import History
+
+        stores.chosen_books(datastore, [self.book])
+        history = History(datastore, self.book, MAPPER)
+        until = _position(history, moment)
+        head = _head_of(history, until)
+        if self.coupon is not None:
+            return _coupon(history, self.coupon, until, head)
+        if self.campaign is not None:
+            return _campaign(history, self.campaign, until, head)
+        if self.identity is not None:
+            from api.callers import Pseudonyms
+
+            self.person = Pseudonyms(settings.pseudonym_secret()).of(self.identity)
+        if self.person is not None:
+            return _person(history, self.person, until, head)
+        return _all(history, until, head)
+
+
+def _public_id(option: str, text: str | None, prefix: str) -> Any:
+    from ledger.books import MalformedId, PublicId
+
+    if text is None:
+        return None
+    try:
+        return PublicId.parse(text, prefix)
+    except MalformedId:
+        form = f"{prefix}_<book>_<32 hex digits>"
+        raise Trouble(f"{option}: an id has the form {form}, not {text[:64]!r}") from None
+
+
+def _position(history: History, moment: int | datetime | None) -> int:
+    head = history.head()
+    if moment is None:
+        return head
+    if isinstance(moment, datetime):
+        return history.position_at(moment)
+    if moment > head:
+        raise Trouble(f"--until: the book {history.book} ends at position {head}, before {moment}")
+    return moment
+
+
+def _head_of(history: History, until: int) -> dict[str, Any]:
+    """Return how every document begins: which book, up to where, up to when."""
+    at = history.instant_of(until) if until else None
+    return {"book": history.book, "position": until, "at": at}
+
+
+def _line(head: dict[str, Any]) -> str:
+    at = "before its first event" if head["at"] is None else _instant(head["at"])
+    return f"Book {head['book']} at position {head['position']:,}, {at}"
+
+
+def _instant(at: datetime) -> str:
+    return at.isoformat().replace("+00:00", "Z")
+
+
+# One coupon or campaign
+
+
+def _coupon(history: History, coupon: Any, until: int, head: dict[str, Any]) -> tuple[Any, Any]:
+    from campaigns.replay import coupon_life
+
+    life = coupon_life(history, coupon.uuid, until)
+    state = _coupon_state(history, life[-1].state) if life else None
+    document = head | {"coupon": str(coupon), "state": state, "life": _steps(life)}
+    return document, lambda: _print_life(document, "coupon", "was not claimed")
+
+
+def _campaign(history: History, campaign: Any, until: int, head: dict[str, Any]) -> tuple[Any, Any]:
+    from campaigns.replay import campaign_life
+    from campaigns.replies import campaign_reply
+
+    life = campaign_life(history, campaign.uuid, until)
+    state = campaign_reply(campaign.book, life[-1].state) if life else None
+    document = head | {"campaign": str(campaign), "state": state, "life": _steps(life)}
+    return document, lambda: _print_life(document, "campaign", "was not drafted")
+
+
+def _coupon_state(history: History, coupon: Any) -> dict[str, Any]:
+    from campaigns.replies import coupon_reply
+    from ledger.books import Book
+
+    reply = coupon_reply(Book(history.book), coupon)
+    used = {"merchant": coupon.merchant, "order": coupon.order}
+    return _fields(reply) | {"person": coupon.person} | used
+
+
+def _steps(life: Life[Any]) -> list[dict[str, Any]]:
+    return [
+        {
+            "position": step.position,
+            "at": step.event.at,
+            "event": step.event.TOPIC,
+            "by": step.event.by.role,
+            "state": step.state.state,
+            "moved": [
+                {
+                    "from": one.credit,
+                    "to": one.debit,
+                    "amount": {"amount_minor": one.amount_minor, "currency": one.currency},
+                }
+                for one in step.transfers
+            ],
+        }
+        for step in life
+    ]
+
+
+def _print_life(document: dict[str, Any], kind: str, absent: str) -> None:
+    console = output.console()
+    console.print(_line(document))
+    if not document["life"]:
+        console.print(f"{document[kind]} {absent} by then.")
+        return
+    console.print(f"{document[kind]} is {document['life'][-1]['state']}.", style="bold")
+    steps = output.table(
+        None, "position", "at", "event", "by", "then", "money moved", numbers=("position",)
+    )
+    for step in document["life"]:
+        steps.add_row(
+            f"{step['position']:,}",
+            _instant(step["at"]),
+            step["event"],
+            step["by"],
+            step["state"],
+            "; ".join(
+                f"{_money(one['amount'])} {one['from']} → {one['to']}" for one in step["moved"]
+            ),
+        )
+    console.print(steps)
+
+
+# A person
+
+
+def _person(history: History, person: str, until: int, head: dict[str, Any]) -> tuple[Any, Any]:
+    from campaigns.replay import coupons_of
+
+    coupons = [_coupon_state(history, one) for one in coupons_of(history, person, until)]
+    document = head | {"person": person, "coupons": coupons}
+    return document, lambda: _print_person(document)
+
+
+def _print_person(document: dict[str, Any]) -> None:
+    console = output.console()
+    console.print(_line(document))
+    console.print(f"{len(document['coupons'])} coupons of {document['person']}", style="bold")
+    if document["coupons"]:
+        held = output.table(None, "coupon", "state", "face", "claimed", "valid until")
+        for one in document["coupons"]:
+            face = {"amount_minor": one["face"].amount_minor, "currency": one["face"].currency}
+            held.add_row(
+                one["coupon"],
+                one["state"],
+                _money(face),
+                _instant(one["claimed_at"]),
+                _instant(one["valid_until"]),
+            )
+        console.print(held)
+
+
+# Everything
+
+
+def _all(history: History, until: int, head: dict[str, Any]) -> tuple[Any, Any]:
+    from campaigns.replay import fold_book
+
+    with output.progress(f"{history.book}: replay", until) as advance:
+        one, rest = output.counted(advance)
+        book = fold_book(history.events(until), lambda _: one())
+        rest()
+    document = head | _book_document(history, book)
+    return document, lambda: _print_book(document)
+
+
+def _book_document(history: History, book: BookAt) -> dict[str, Any]:
+    from campaigns.replies import campaign_reply
+    from ledger.books import Book
+
+    name = Book(history.book)
+    return {
+        "coupons": _counts(book.coupons),
+        "money": [_fields(money) | {"sum_minor": money.sum_minor} for money in book.money()],
+        "campaigns": [
+            _fields(campaign_reply(name, one.campaign)) | {"coupons": _counts(one.coupons)}
+            for one in book.campaigns.values()
+        ],
+    }
+
+
+def _counts(counts: CouponCounts) -> dict[str, int]:
+    return {name: getattr(counts, name) for name in COUNTED}
+
+
+def _fields(struct: Any) -> dict[str, Any]:
+    from msgspec.structs import asdict
+
+    return asdict(struct)
+
+
+def _print_book(document: dict[str, Any]) -> None:
+    console = output.console()
+    console.print(_line(document))
+    kinds = ("sponsor", "campaign", "holder", "merchant", "sum", "moved")
+    money = output.table(
+        "Money: debits minus credits, in minor units", "currency", *kinds, numbers=kinds
+    )
+    for one in document["money"]:
+        money.add_row(one["currency"], *(f"{one[f'{kind}_minor']:,}" for kind in kinds))
+    campaigns = output.table(
+        "Campaigns", "campaign", "name", "state", "quota", *COUNTED, numbers=("quota", *COUNTED)
+    )
+    for one in document["campaigns"]:
+        campaigns.add_row(
+            one["campaign"],
+            one["name"],
+            one["state"],
+            f"{one['quota']:,}",
+            *(f"{one['coupons'][name]:,}" for name in COUNTED),
+        )
+    total = [f"{document['coupons'][name]:,}" for name in COUNTED]
+    campaigns.add_row("all", "", "", "", *total, style="bold")
+    console.print(money, campaigns)
+
+
+def _money(amount: dict[str, Any]) -> str:
+    return f"{amount['amount_minor']:,} {amount['currency']}"
