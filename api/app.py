@@ -17,7 +17,7 @@ from starlette.exceptions import HTTPException
 from api import documentation, schemas
 from api.bodies import mistake
 from api.errors import Problem, not_found
-from api.exchange import Incoming, Reply
+from api.exchange import Incoming, Reply, internal_error
 from api.fastpath import Front
 from api.routes import books, campaigns, coupons, development, merchants, operations
 from api.routes.ordinary import as_response, call_of
@@ -87,7 +87,8 @@ def _add_documentation(app: FastAPI) -> None:
 
     def openapi() -> dict[str, Any]:
         if not document:
-            document.update(documentation.describe(app, schemas.BODIES, schemas.REPLIES))
+            described = documentation.describe(app, _routes(app), schemas.BODIES, schemas.REPLIES)
+            document.update(described)
         return document
 
     app.openapi = openapi  # type: ignore[method-assign]
@@ -120,6 +121,11 @@ def _add_error_handlers(app: FastAPI) -> None:
             problem = not_found()
         return _problem_response(call_of(request), problem)
 
+    async def on_fault(_request: Request, _error: Exception) -> Response:
+        """The front logs the fault; here the caller gets an answer."""
+        return as_response(internal_error())
+
+    app.add_exception_handler(Exception, on_fault)
     app.add_exception_handler(Problem, on_problem)
     app.add_exception_handler(RequestValidationError, on_query)
     app.add_exception_handler(HTTPException, on_http)
@@ -132,10 +138,14 @@ def _problem_response(call: Incoming, problem: Problem) -> Response:
 
 def _allowed_methods(app: FastAPI, path: str) -> list[str]:
     """Return the methods that an address offers; the framework tells those of one route only."""
-    routers: list[APIRouter] = app.state.routers
     methods: set[str] = set()
-    for router in routers:
-        for route in router.routes:
-            if isinstance(route, APIRoute) and route.path_regex.fullmatch(path):
-                methods.update(route.methods or ())
+    for route in _routes(app):
+        if route.path_regex.fullmatch(path):
+            methods.update(route.methods or ())
     return sorted(methods)
+
+
+def _routes(app: FastAPI) -> list[APIRoute]:
+    """Return every route of an application."""
+    routers: list[APIRouter] = app.state.routers
+    return [route for router in routers for route in router.routes if isinstance(route, APIRoute)]

@@ -13,6 +13,7 @@ from typing import Any, Final
 import msgspec
 from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
+from fastapi.routing import APIRoute
 from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
 
@@ -153,7 +154,10 @@ def signed(*parameters: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def describe(
-    app: FastAPI, bodies: Iterable[type[BaseModel]], replies: Iterable[type[msgspec.Struct]]
+    app: FastAPI,
+    routes: Iterable[APIRoute],
+    bodies: Iterable[type[BaseModel]],
+    replies: Iterable[type[msgspec.Struct]],
 ) -> dict[str, Any]:
     """Return the OpenAPI document with the schemas that the routes refer to."""
     document = get_openapi(
@@ -168,9 +172,25 @@ def describe(
     )
     structs = [ProblemReply, *replies]
     _, components = msgspec.json.schema_components(structs, ref_template=_REF + "{name}")
+    for route in routes:
+        if route.include_in_schema:
+            for method in route.methods or ():
+                _say_responses(document["paths"][route.path][method.lower()], route)
     document.setdefault("components", {})
     document["components"]["schemas"] = {**found.get("$defs", {}), **components}
     document["components"]["securitySchemes"] = {
         "bearer": {"type": "http", "scheme": "bearer", "bearerFormat": "JWT"}
     }
     return document
+
+
+def _say_responses(operation: dict[str, Any], route: APIRoute) -> None:
+    """Say an operation's responses as its route does.
+
+    The framework drops what is null from examples, and adds an error of a form that is not ours.
+    """
+    for status in list(operation["responses"]):
+        if "HTTPValidationError" in str(operation["responses"][status]):
+            del operation["responses"][status]
+    for status, response in route.responses.items():
+        operation["responses"][str(status)] = response

@@ -153,7 +153,7 @@ class Service:
             instant = datetime.fromisoformat((sent or b"").decode("ascii"))
         except ValueError:
             instant = None
-        if instant is None or instant.tzinfo is None:
+        if instant is None or instant.tzinfo is None or b"tidebook-time" in call.repeated:
             raise Problem("invalid_header", "Tidebook-Time must be a time with its offset.")
         return instant
 

@@ -36,9 +36,9 @@ def yuan(amount: int) -> dict[str, Any]:
     return {"amount_minor": amount * 100, "currency": "CNY"}
 
 
-def draft_body(**changes: Any) -> dict[str, Any]:
+def draft_body(now: datetime | None = None, **changes: Any) -> dict[str, Any]:
     """An ordinary campaign: 50 yuan off, one each, open for an hour, valid for a day."""
-    now = datetime.now(UTC)
+    now = now or datetime.now(UTC)
     return {
         "name": "春天 spring",
         "sponsor": "province",
@@ -84,6 +84,8 @@ class App:
 
     def __init__(self, settings: Settings, *, fast: bool = True) -> None:
         self.settings = settings
+        self.time: str | None = None
+        """The instant of every write, for a service with the clock `request`."""
         self.loop = Loop()
         self.service = Service(settings)
         self.asgi = create_app(self.service, fast=fast)
@@ -136,6 +138,8 @@ class App:
             key = next(self._keys)
         if key:
             sent.append(("Idempotency-Key", key))
+        if self.time is not None and method == "POST":
+            sent.append(("Tidebook-Time", self.time))
         client = self.admin if admin else self.client
         return self.loop.start(client.request(method, path, headers=sent, **body))
 
@@ -198,7 +202,8 @@ class App:
                 runner = Runner(self.datastore, projection, book, "test")
                 while runner.run_once():
                     pass
-                runner.lease.release(self.datastore)
+                with self.datastore.transaction() as cursor:
+                    runner.lease.release(cursor)
 
     # --- what is stored -----------------------------------------------------------------------
 
@@ -224,6 +229,5 @@ def settings_for(database_url: str, redis_url: str | None, home: Path, **more: A
         home=home,
         database_url=database_url,
         redis_url=redis_url,
-        dev_issuer=True,
-        **{**UNLIMITED, **more},
+        **{"dev_issuer": True, **UNLIMITED, **more},
     )

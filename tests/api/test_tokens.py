@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
@@ -48,8 +48,8 @@ class Provider:
                 provider.asked += 1
                 body = provider.document
                 if body is None:
-                    body = json.dumps({"keys": [k.as_dict(private=False) for k in provider.keys]})
-                    body = body.encode()
+                    keys = [key.as_dict(private=False) for key in provider.keys]
+                    body = json.dumps({"keys": keys}).encode()
                 self.send_response(provider.status)
                 self.end_headers()
                 self.wfile.write(body)
@@ -159,12 +159,13 @@ def test_a_merchant_acts_as_the_merchant(tokens: Tokens, provider: Provider) -> 
 @pytest.mark.parametrize("kind", ["RS256", "PS256", "ES256", "EdDSA"])
 def test_the_common_algorithms_are_accepted(tokens: Tokens, provider: Provider, kind: str) -> None:
     """Whatever public-key algorithm the provider uses."""
-    key: Any = {
+    make: dict[str, Callable[[], Any]] = {
         "RS256": lambda: RSAKey.generate_key(2048, {"kid": "k"}),
         "PS256": lambda: RSAKey.generate_key(2048, {"kid": "k"}),
         "ES256": lambda: ECKey.generate_key("P-256", {"kid": "k"}),
         "EdDSA": lambda: ed25519("k"),
-    }[kind]()
+    }
+    key = make[kind]()
     provider.keys = [key]
     assert caller(tokens, signed(key, kind)).role == "tourist"
 
