@@ -100,11 +100,21 @@ def check_figures(datastore: Datastore, history: History) -> None:
 
 
 def check_coupons(row: figures.CampaignFigures, history: History) -> None:
-    """Each coupon ever claimed is counted once, in the state that it is in."""
+    """Each coupon ever claimed is counted in its state; what ever happened is counted as such."""
     states = history.states_of(row.campaign)
     assert row.claimed == sum(states.values())
     for state in wallets.STATES:
         assert getattr(row, state) == states[state]
+    ended = {"claimed": "face_minor", "refunded": "amount_minor"} | dict.fromkeys(
+        ("expired", "voided"), "amount_minor"
+    )
+    for what, amount in ended.items():
+        minors = [
+            getattr(event, amount)
+            for event in history.events
+            if f"coupon.{what}" == event.TOPIC and getattr(event, "campaign", None) == row.campaign
+        ]
+        assert (getattr(row, what), getattr(row, f"{what}_minor")) == (len(minors), sum(minors))
 
 
 def check_money(row: figures.CampaignFigures, history: History) -> None:

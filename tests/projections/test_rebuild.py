@@ -251,6 +251,23 @@ def test_the_later_of_two_rebuilds_wins(datastore: Datastore, history: History) 
     assert leftovers(datastore) == []
 
 
+def test_an_overtaken_rebuild_cannot_pour_into_the_others_tables(
+    datastore: Datastore, history: History
+) -> None:
+    """Both stand at the same position of tables of the same name; only the epoch tells them."""
+    with exclusive(datastore, WALLETS, "earlier", seize=True) as (worker, lease):
+        earlier = FreshBuild(worker, WALLETS, WALLETS.schema + NEXT, lease, EVENT_TYPES)
+        earlier.start()
+        earlier._pour("main", earlier._read("main", 0, 10))
+        with exclusive(datastore, WALLETS, "later", seize=True) as (other, seized):
+            later = FreshBuild(other, WALLETS, WALLETS.schema + NEXT, seized, EVENT_TYPES)
+            later.start()
+            later._pour("main", later._read("main", 0, 10))
+            with pytest.raises(LeaseLost):
+                earlier._pour("main", earlier._read("main", 10, 20))
+            later._pour("main", later._read("main", 10, 20))
+
+
 # The swap
 
 
