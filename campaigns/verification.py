@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import datetime
 from hashlib import sha1
 from typing import Any, Final
@@ -133,7 +133,20 @@ class _Pot:
     campaign: Campaign
     judged: bool
     namespace: Any  # SHA-1 over the campaign's id, from which its coupons' ids go on
-    capacity: Capacity = field(default_factory=Capacity)
+    issued: int = 0
+    quota: int = 0
+    granted_minor: int = 0
+    budget_minor: int = 0
+
+    @property
+    def capacity(self) -> Capacity:
+        """The stock and budget that the events add up to."""
+        return Capacity(self.issued, self.quota, self.granted_minor, self.budget_minor)
+
+    @property
+    def left_minor(self) -> int:
+        """What is in the pot."""
+        return self.budget_minor - self.granted_minor
 
     def coupon(self, person: str, n: int) -> int:
         """Return the id of a person's n-th coupon, as the 128-bit number of a version 5 UUID."""
@@ -281,12 +294,11 @@ class CampaignAudit:
             case CampaignFunded():
                 self._judge_funding(pot.campaign, event)
             case BudgetReclaimed():
-                left = pot.capacity.budget_minor - pot.capacity.granted_minor
-                expected = (left, pot.campaign.terms.currency, pot.campaign.sponsor)
+                expected = (pot.left_minor, pot.campaign.terms.currency, pot.campaign.sponsor)
                 found = (event.amount_minor, event.currency, event.sponsor)
                 if expected != found:
                     self._here("other_amount", expected, found)
-            case CampaignClosed() if pot.capacity.granted_minor < pot.capacity.budget_minor:
+            case CampaignClosed() if pot.left_minor > 0:
                 self._owed = _Owed(event.originator_id, BudgetReclaimed)
             case _:
                 pass
@@ -328,38 +340,36 @@ class CampaignAudit:
     def _move_campaign(self, pot: _Pot, event: Any) -> None:
         match event:
             case CampaignFunded():
-                self._take(pot, quota=event.quota_change, budget_minor=event.budget_change_minor)
+                self._fund(pot, event.quota_change, event.budget_change_minor)
             case BudgetReclaimed():
-                self._take(pot, budget_minor=-event.amount_minor)
+                self._fund(pot, 0, -event.amount_minor)
             case _:
                 pass
         pot.campaign = CAMPAIGN_FOLD.evolve(pot.campaign, event)
 
-    def _take(
-        self,
-        pot: _Pot,
-        *,
-        issued: int = 0,
-        quota: int = 0,
-        granted_minor: int = 0,
-        budget_minor: int = 0,
-    ) -> None:
-        """Change a campaign's capacity and report when it leaves its bounds."""
-        before = pot.capacity
-        pot.capacity = after = Capacity(
-            before.issued + issued,
-            before.quota + quota,
-            before.granted_minor + granted_minor,
-            before.budget_minor + budget_minor,
-        )
+    def _fund(self, pot: _Pot, quota: int, budget_minor: int) -> None:
+        """Change what may be taken, and report when it falls below what is."""
+        was_covered = pot.issued <= pot.quota, pot.granted_minor <= pot.budget_minor
+        pot.quota += quota
+        pot.budget_minor += budget_minor
+        self._check_bounds(pot, *was_covered)
+
+    def _take(self, pot: _Pot, issued: int, granted_minor: int) -> None:
+        """Change what is taken, and report when it is more than there is."""
+        pot.issued += issued
+        pot.granted_minor += granted_minor
+        if not (0 <= pot.issued <= pot.quota and 0 <= pot.granted_minor <= pot.budget_minor):
+            stock = issued > 0 or pot.issued < 0
+            self._check_bounds(pot, stock, granted_minor > 0 or pot.granted_minor < 0)
+
+    def _check_bounds(self, pot: _Pot, stock: bool, money: bool) -> None:
+        """Report stock or money out of bounds, where this event can have done it."""
         if not pot.judged:
             return
-        if not 0 <= after.issued <= after.quota and (issued > 0 or before.issued <= before.quota):
-            self._here("over_issued", f"0 to {after.quota} issued", after.issued)
-        if not 0 <= after.granted_minor <= after.budget_minor and (
-            granted_minor > 0 or before.granted_minor <= before.budget_minor
-        ):
-            self._here("over_granted", f"0 to {after.budget_minor} granted", after.granted_minor)
+        if stock and not 0 <= pot.issued <= pot.quota:
+            self._here("over_issued", f"0 to {pot.quota} issued", pot.issued)
+        if money and not 0 <= pot.granted_minor <= pot.budget_minor:
+            self._here("over_granted", f"0 to {pot.budget_minor} granted", pot.granted_minor)
 
     # Coupons
 
@@ -374,7 +384,7 @@ class CampaignAudit:
         if pot is None:
             self._unknown("campaign_unknown", "a campaign that was drafted", event.campaign.hex)
             return
-        self._take(pot, issued=1, granted_minor=event.face_minor)
+        self._take(pot, 1, event.face_minor)
         self.held_minor[event.currency] += event.face_minor
         if pot.judged:
             self._judge_claim(pot, event)
@@ -511,12 +521,9 @@ class CampaignAudit:
         return judged
 
     def _give_back(self, pot: _Pot, event: CouponReclaimed | CouponExpired | CouponVoided) -> None:
-        self._take(
-            pot,
-            issued=-1 if pot.campaign.terms.restock else 0,
-            granted_minor=-event.amount_minor,
-            budget_minor=-event.amount_minor if event.to == "sponsor" else 0,
-        )
+        self._take(pot, -1 if pot.campaign.terms.restock else 0, -event.amount_minor)
+        if event.to == "sponsor":
+            pot.budget_minor -= event.amount_minor
 
     def _check_amount(self, terms: Terms, amount_minor: int, currency: str) -> None:
         if (amount_minor, currency) != (terms.face_minor, terms.currency):
@@ -632,10 +639,10 @@ def _conservation(book: BookAudit, rules: CampaignAudit) -> Iterator[Finding]:
     for campaign, pot in rules.pots.items():
         currency = pot.campaign.terms.currency
         account = campaign_account(campaign)
-        left = pot.capacity.budget_minor - pot.capacity.granted_minor
         found = book.balances.get(currency, {}).get(account, 0)
-        if found != left:
-            yield Finding("conservation", account, f"{left} {currency}", f"{found} {currency}")
+        if found != pot.left_minor:
+            left = f"{pot.left_minor} {currency}"
+            yield Finding("conservation", account, left, f"{found} {currency}")
     for kind, totals in (("holder", rules.held_minor), ("merchant", rules.redeemed_minor)):
         for currency, expected in totals.items():
             total = book.total(kind, currency)

@@ -14,7 +14,7 @@ from typing import Any, Final, NamedTuple
 
 from ledger.events import Event, EventMapper, UnknownEventType, UnreadableEvent
 from ledger.history import Entry, History, KeptReply, Standing
-from ledger.money import MoneyError
+from ledger.money import MINOR_MAX, MoneyError
 from ledger.postings import Transfer, Unbalanced, check_transfers
 
 BOOK_CODES: Final[dict[str, str]] = {
@@ -187,32 +187,36 @@ class BookAudit:
             self._decision = decision
 
     def _post(self, event: Event) -> None:
+        for one in self._postings_of(event):
+            debit, credit, amount_minor, currency = one
+            accounts = self.balances.get(currency)
+            if accounts is None or not 0 < amount_minor <= MINOR_MAX or debit == credit:
+                accounts = self._accounts_of(one)
+                if accounts is None:
+                    return
+            arrived = accounts.get(debit, 0) + amount_minor
+            left = accounts.get(credit, 0) - amount_minor
+            accounts[debit], accounts[credit] = arrived, left
+            if not arrived:
+                del accounts[debit]
+            if not left:
+                del accounts[credit]
+            elif left < 0 <= left + amount_minor and not credit.startswith(self._sources):
+                self._here("account_overdrawn", f"{credit} not below 0 {currency}", left)
+
+    def _accounts_of(self, one: Transfer) -> dict[str, int] | None:
+        """Return the accounts of a sound transfer's currency, which may be its first."""
         try:
-            transfers = tuple(self._postings_of(event))
-            check_transfers(transfers)
+            check_transfers([one])
         except (Unbalanced, MoneyError) as error:
             self.whole = False
             self._here("posting_broken", "postings in balance", error)
-            return
-        for debit, credit, amount_minor, currency in transfers:
-            accounts = self.balances[currency]
-            _add_to(accounts, debit, amount_minor)
-            left = _add_to(accounts, credit, -amount_minor)
-            if left < 0 <= left + amount_minor and not credit.startswith(self._sources):
-                self._here("account_overdrawn", f"{credit} not below 0 {currency}", left)
+            return None
+        return self.balances[one.currency]
 
 
 _NO_OFFSET: Final = timedelta(0)
 _UNREADABLE: Final = (UnknownEventType, UnreadableEvent, ValueError)
-
-
-def _add_to(accounts: dict[str, int], account: str, change: int) -> int:
-    balance = accounts.get(account, 0) + change
-    if balance:
-        accounts[account] = balance
-    else:
-        accounts.pop(account, None)
-    return balance
 
 
 class ReplyAudit:
