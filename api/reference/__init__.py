@@ -10,9 +10,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
-from api.reference import errors, events, findings, http, metrics, settings
+from api.reference import commands, errors, events, findings, http, metrics, settings
 
 PAGES: Final[dict[str, Callable[[], str]]] = {
+    "commands.md": commands.page,
     "errors.md": errors.page,
     "events.md": events.page,
     "findings.md": findings.page,
