@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import re
 from pathlib import PurePosixPath
+from typing import Any
 
 import pytest
+from typer.main import get_command
 
+from api.cli import app
 from api.reference.metrics import page as metrics_page
 from api.settings import reference as settings_reference
 from tests.docs.names import DOTTED, exists, named_tests
@@ -83,3 +86,17 @@ def test_tasks_exist(name: str) -> None:
     tasks = set(re.findall(r"^([a-z-]+):", makefile, re.MULTILINE))
     words = "\n".join([*page(name).code, *(s.text for s in page(name).snippets)])
     assert set(re.findall(r"^make ([a-z-]+)", words, re.MULTILINE)) <= tasks
+
+
+@PAGES
+def test_commands_exist(name: str) -> None:
+    """Every `tidebook` command is one that the program has, with the options that are named."""
+    commands: dict[str, Any] = getattr(get_command(app), "commands", {})
+    for word in page(name).code:
+        match = re.fullmatch(r"tidebook ([a-z]+)(.*)", word)
+        if match is None:
+            continue
+        assert match[1] in commands, word
+        known = {opt for each in commands[match[1]].params for opt in each.opts}
+        known |= {opt for each in commands[match[1]].params for opt in each.secondary_opts}
+        assert set(re.findall(r"--[a-z-]+", match[2])) <= known | {"--help"}, word

@@ -22,7 +22,7 @@ def test_a_marked_snippet_runs(name: str, number: int) -> None:
 
 def test_every_mark_is_understood() -> None:
     """Python runs anywhere, shell and its output in the README; nothing is marked in vain."""
-    in_readme = {("run", "sh"), ("output", "text")}
+    in_readme = {("run", "sh"), ("output", "text"), ("started", "text")}
     for one in pages():
         allowed = {("run", "python")} | (in_readme if one.name == "README.md" else set())
         for snippet in one.snippets:
