@@ -110,7 +110,10 @@ def anchor(heading: str) -> str:
 
 def pages() -> list[Page]:
     """Every page that people are meant to read."""
-    top = [REPOSITORY / name for name in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md")]
+    top = [
+        REPOSITORY / name
+        for name in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md", "loadtest/README.md")
+    ]
     return [Page(path) for path in [*top, *sorted((REPOSITORY / "docs").rglob("*.md"))]]
 
 
