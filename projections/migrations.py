@@ -9,6 +9,7 @@ which keeps the old rows readable until the new ones are complete.
 from __future__ import annotations
 
 from contextlib import closing
+from typing import Any
 
 import psycopg2
 from psycopg2 import sql
@@ -27,17 +28,26 @@ def migrate(url: str) -> list[str]:
     with translated_errors():
         done = numbered.migrate(url, "projections")
         with closing(psycopg2.connect(url)) as connection, connection, connection.cursor() as curs:
-            # A database's own grants are not copied with it, so this is granted every time.
-            database = sql.Identifier(connection.info.dbname)
-            role = sql.Identifier(APP_ROLE)
-            curs.execute(sql.SQL("GRANT CREATE ON DATABASE {} TO {}").format(database, role))
-            curs.execute("SELECT set_config('role', %s, true)", (APP_ROLE,))
+            # Two processes that start together take turns.
             curs.execute("LOCK TABLE rm_lease.lease IN SHARE ROW EXCLUSIVE MODE")
+            _let_role_create(curs, connection.info.dbname)
+            curs.execute("SELECT set_config('role', %s, true)", (APP_ROLE,))
             for projection in PROJECTIONS:
                 if not schema_exists(curs, projection.schema):
                     projection.create(curs, projection.schema)
                     done.append(projection.schema)
     return done
+
+
+def _let_role_create(curs: Any, database: str) -> None:
+    """A database's own grants are not copied with it, so this is looked at every time."""
+    curs.execute("SELECT has_database_privilege(%s, %s, 'CREATE')", (APP_ROLE, database))
+    if not curs.fetchone()[0]:
+        curs.execute(
+            sql.SQL("GRANT CREATE ON DATABASE {} TO {}").format(
+                sql.Identifier(database), sql.Identifier(APP_ROLE)
+            )
+        )
 
 
 def outdated(url: str) -> list[str]:

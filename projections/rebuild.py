@@ -17,11 +17,11 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any, Final
 
 import msgspec
-from eventsourcing.persistence import OperationalError
+from eventsourcing.persistence import OperationalError, PersistenceError
 from psycopg2 import sql
 
 from campaigns.event_types import EVENT_TYPES
@@ -142,8 +142,9 @@ def exclusive(
         try:
             yield worker, lease
         finally:
+            # With the database gone, the lease ends by itself.
             if lease.epoch is not None:
-                with worker.transaction() as curs:
+                with suppress(PersistenceError), worker.transaction() as curs:
                     lease.release(curs)
     finally:
         worker.close()

@@ -458,6 +458,22 @@ def test_migrating_makes_what_is_missing(datastore: Datastore, database_url: str
     assert Runner(datastore, CAMPAIGN_FIGURES, "main", "a").run_once() == 0
 
 
+def test_processes_that_migrate_at_once_take_turns(empty_database_url: str) -> None:
+    """Each thing is made once, whoever comes first."""
+    migrate_ledger(empty_database_url)
+    done: list[list[str]] = []
+    threads = [
+        threading.Thread(target=lambda: done.append(migrate(empty_database_url))) for _ in range(4)
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(30)
+    assert len(done) == 4
+    made = sorted(name for one in done for name in one)
+    assert made == sorted(["0001_leases", *(one.schema for one in PROJECTIONS)])
+
+
 def test_read_models_are_found_by_name() -> None:
     """The registry knows each read model once."""
     assert [projection(one.name) for one in PROJECTIONS] == list(PROJECTIONS)
