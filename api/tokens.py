@@ -10,22 +10,25 @@ from __future__ import annotations
 import base64
 import binascii
 import hashlib
-import json
 import re
-import warnings
 from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Final, Protocol, TypeGuard
+from functools import lru_cache
+from typing import Final, NamedTuple, Protocol
 
-from joserfc import jwt
+import msgspec
 from joserfc.errors import JoseError
 from joserfc.jwk import ECKey, OKPKey, RSAKey
+from joserfc.jws import JWSRegistry
 
-from api.callers import MERCHANT, ROLES, Caller, Pseudonyms
+from api.callers import MERCHANT, ROLES, Caller, Pseudonyms, Role
 from api.errors import UNSIGNED, unauthenticated
 
-ALGORITHMS: Final = ("Ed25519", "EdDSA", "ES256", "ES384", "PS256", "RS256")
+ALGORITHMS: Final = {
+    name: JWSRegistry.algorithms[name]
+    for name in ("Ed25519", "EdDSA", "ES256", "ES384", "PS256", "RS256")
+}
 """Signatures with a public key only: a shared secret or `none` never verifies a token."""
 
 PublicKey = RSAKey | ECKey | OKPKey
@@ -39,7 +42,10 @@ CACHE_TOKENS: Final = 200_000
 NOT_BEFORE_LEEWAY_S: Final = 10
 """Clocks of issuer and server differ a little; expiry gets no such grace."""
 
-_BEARER: Final = re.compile(rb"[Bb][Ee][Aa][Rr][Ee][Rr] +([A-Za-z0-9_.~+/=-]+) *")
+_SEGMENT: Final = rb"([A-Za-z0-9_-]+)"
+_BEARER: Final = re.compile(
+    rb"[Bb][Ee][Aa][Rr][Ee][Rr] +" + rb"\.".join([_SEGMENT, _SEGMENT, _SEGMENT]) + rb" *"
+)
 
 
 class KeySource(Protocol):
@@ -56,6 +62,37 @@ class TokenRules:
 
     issuer: str
     audience: str
+
+
+class Claims(msgspec.Struct, frozen=True):
+    """What is read of a token; anything else in it is ignored, anything missing refuses it."""
+
+    iss: str
+    aud: str | list[str]
+    sub: str
+    exp: float
+    role: str
+    nbf: float = 0.0
+    identity: str | None = None
+    merchant: str | None = None
+
+
+class _Header(msgspec.Struct, frozen=True):
+    alg: str
+    kid: str | None = None
+    crit: msgspec.Raw | None = None
+
+
+class _Signed(NamedTuple):
+    """A token taken apart."""
+
+    header: _Header
+    payload: bytes
+    signing_input: bytes
+    signature: bytes
+
+
+_claims_of: Final = msgspec.json.Decoder(Claims).decode
 
 
 class Tokens:
@@ -88,9 +125,9 @@ class Tokens:
             raise unauthenticated(UNSIGNED)
         caller = self.known(authorization)
         if caller is None:
-            claims = await self._claims(_token_of(authorization))
+            claims = await self._claims(authorization)
             caller = self._named_by(claims)
-            self._remember(authorization, caller, min(float(claims["exp"]), self._now() + CACHE_S))
+            self._remember(authorization, caller, min(claims.exp, self._now() + CACHE_S))
         return caller
 
     def _remember(self, authorization: bytes, caller: Caller, until: float) -> None:
@@ -98,94 +135,98 @@ class Tokens:
         if len(self._seen) > CACHE_TOKENS:
             self._seen.popitem(last=False)
 
-    async def _claims(self, token: str) -> dict[str, Any]:
-        header = _header_of(token)
-        algorithm = header.get("alg")
-        if algorithm not in ALGORITHMS:
-            raise unauthenticated("The token is signed in a way that is not accepted.")
-        kid = header.get("kid")
-        key = await self._keys.key(kid if isinstance(kid, str) else None)
+    async def _claims(self, authorization: bytes) -> Claims:
+        """Return a token's claims once its signature and its rules were checked."""
+        signed = _taken_apart(authorization)
+        key = await self._keys.key(signed.header.kid)
         if key is None:
             raise unauthenticated("The token is signed with a key that its issuer does not have.")
-        claims = _verified(token, key, algorithm)
+        _check_signature(signed, key)
+        try:
+            claims = _claims_of(signed.payload)
+        except (msgspec.DecodeError, RecursionError):
+            raise unauthenticated("The token lacks a claim or has one of another kind.") from None
         _check_times(claims, self._now())
         _check_parties(claims, self._rules)
         return claims
 
-    def _named_by(self, claims: dict[str, Any]) -> Caller:
-        subject = _name(claims, "sub")
-        identity = _name(claims, "identity") if "identity" in claims else subject
-        role = claims.get("role")
-        if role not in ROLES:
-            raise unauthenticated("The token names no role of this service.")
-        merchant = claims.get("merchant") if role == "merchant" else None
-        if role == "merchant" and not (isinstance(merchant, str) and MERCHANT.fullmatch(merchant)):
+    def _named_by(self, claims: Claims) -> Caller:
+        identity = claims.sub if claims.identity is None else claims.identity
+        if not (_is_name(claims.sub) and _is_name(identity)):
+            raise unauthenticated("The token names nobody.")
+        role = _role(claims.role)
+        merchant = claims.merchant if role == "merchant" else None
+        if role == "merchant" and not (merchant and MERCHANT.fullmatch(merchant)):
             raise unauthenticated("A merchant's token must name the merchant.")
         return Caller.of(role, self._pseudonyms.of(identity), merchant)
 
 
-def _token_of(authorization: bytes) -> str:
+def _taken_apart(authorization: bytes) -> _Signed:
     match = _BEARER.fullmatch(authorization)
     if match is None:
         raise unauthenticated(UNSIGNED)
-    if len(match[1]) > TOKEN_BYTES_MAX:
+    if len(authorization) > TOKEN_BYTES_MAX:
         raise unauthenticated("The token is too long.")
-    return match[1].decode("ascii")
-
-
-def _header_of(token: str) -> dict[str, Any]:
-    segment = token.partition(".")[0]
+    header, payload, signature = match.groups()
+    found = _header(header)
+    if found is None:
+        raise unauthenticated("The token is signed in a way that is not accepted.")
     try:
-        header = json.loads(base64.urlsafe_b64decode(segment + "=" * (-len(segment) % 4)))
-    except (ValueError, binascii.Error, RecursionError):
-        header = None
-    if not isinstance(header, dict):
-        raise unauthenticated("The token is not a signed JSON web token.")
-    return header
+        return _Signed(found, _decoded(payload), header + b"." + payload, _decoded(signature))
+    except binascii.Error:
+        raise unauthenticated("The token is not a signed JSON web token.") from None
 
 
-def _verified(token: str, key: PublicKey, algorithm: str) -> dict[str, Any]:
-    """Return the claims of a token whose signature is `key`'s, made with `algorithm`."""
-    if key.alg is not None and key.alg != algorithm:
-        raise unauthenticated("The token is signed in a way that its key is not for.")
+@lru_cache(maxsize=1_024)
+def _header(segment: bytes) -> _Header | None:
+    """Return a token's header, or None for one that cannot be accepted.
+
+    The tokens of one issuer share a few headers, so that each is read once.
+    """
     try:
-        with warnings.catch_warnings():
-            # EdDSA is the older name of Ed25519; most issuers still write it.
-            warnings.filterwarnings("ignore", "EdDSA is deprecated")
-            claims: dict[str, Any] = jwt.decode(token, key, algorithms=[algorithm]).claims
-    except (JoseError, ValueError, TypeError, RecursionError) as error:
-        raise unauthenticated("The token's signature does not verify.") from error
-    return claims
+        header = msgspec.json.decode(_decoded(segment), type=_Header)
+    except (binascii.Error, msgspec.DecodeError, RecursionError):
+        return None
+    # What is critical to the issuer would have to be understood here, and nothing is.
+    return header if header.alg in ALGORITHMS and header.crit is None else None
 
 
-def _check_times(claims: dict[str, Any], now: float) -> None:
-    expires, not_before = claims.get("exp"), claims.get("nbf", 0)
-    if not (_is_instant(expires) and _is_instant(not_before)):
-        raise unauthenticated("The token does not say when it is valid.")
-    if now >= expires:
+def _decoded(segment: bytes) -> bytes:
+    return base64.urlsafe_b64decode(segment + b"=" * (-len(segment) % 4))
+
+
+def _check_signature(signed: _Signed, key: PublicKey) -> None:
+    """Refuse a token that `key` did not sign, or with an algorithm that the key is not for."""
+    algorithm = ALGORITHMS[signed.header.alg]
+    try:
+        algorithm.check_key(key)
+        good = algorithm.verify(signed.signing_input, signed.signature, key)
+    except (JoseError, ValueError, TypeError):
+        good = False
+    if not good:
+        raise unauthenticated("The token's signature does not verify.")
+
+
+def _check_times(claims: Claims, now: float) -> None:
+    if now >= claims.exp:
         raise unauthenticated("The token has expired.")
-    if now + NOT_BEFORE_LEEWAY_S < not_before:
+    if now + NOT_BEFORE_LEEWAY_S < claims.nbf:
         raise unauthenticated("The token is not valid yet.")
 
 
-def _is_instant(value: Any) -> TypeGuard[float]:
-    return type(value) in (int, float) and 0 <= value < 1e12
-
-
-def _check_parties(claims: dict[str, Any], rules: TokenRules) -> None:
-    if claims.get("iss") != rules.issuer:
+def _check_parties(claims: Claims, rules: TokenRules) -> None:
+    if claims.iss != rules.issuer:
         raise unauthenticated("The token is from another issuer.")
-    audience = claims.get("aud")
-    if rules.audience not in (audience if isinstance(audience, list) else [audience]):
+    if rules.audience not in (claims.aud if isinstance(claims.aud, list) else [claims.aud]):
         raise unauthenticated("The token is for another audience.")
 
 
-def _name(claims: dict[str, Any], claim: str) -> str:
-    value = claims.get(claim)
-    if not (isinstance(value, str) and 0 < len(value) <= IDENTITY_CHARS_MAX and _is_text(value)):
-        raise unauthenticated(f"The token's {claim!r} names nobody.")
-    return value
+def _role(name: str) -> Role:
+    for role in ROLES:
+        if role == name:
+            return role
+    raise unauthenticated("The token names no role of this service.")
 
 
-def _is_text(value: str) -> bool:
-    return value.isprintable() and value == value.strip()
+def _is_name(value: str) -> bool:
+    return 0 < len(value) <= IDENTITY_CHARS_MAX and value.isprintable() and value == value.strip()

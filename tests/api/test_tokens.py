@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 import json
 import threading
 from collections.abc import Callable, Iterator
@@ -206,6 +207,26 @@ def test_a_token_that_breaks_a_rule_is_refused(
     problem = refused(tokens, signed(provider.keys[0], **changes))
     assert problem.status == 401
     assert 'error="invalid_token"' in problem.headers["WWW-Authenticate"]
+
+
+def test_what_the_issuer_says_beside_is_ignored(tokens: Tokens, provider: Provider) -> None:
+    """Further claims of any kind, and further members of the header, change nothing."""
+    more: dict[str, Any] = {"scope": ["a"], "iat": "whenever", "acr": None}
+    assert caller(tokens, signed(provider.keys[0], header={"x5t": "abc"}, **more)).person
+
+
+def test_what_is_critical_and_not_understood_is_refused(tokens: Tokens, provider: Provider) -> None:
+    """An extension that must be understood is not understood here."""
+    head, body, _ = signed(provider.keys[0]).removeprefix(b"Bearer ").split(b".")
+    header = base64.urlsafe_b64decode(head + b"==").replace(b"{", b'{"crit":["b64"],"b64":true,')
+    assert b"crit" in header
+    content = base64.urlsafe_b64encode(header).rstrip(b"=") + b"." + body
+    key = provider.keys[0]
+    mark = base64.urlsafe_b64encode(key.get_op_key("sign").sign(content)).rstrip(b"=")
+    assert refused(tokens, b"Bearer " + content + b"." + mark).status == 401
+    plain = head + b"." + body
+    mark = base64.urlsafe_b64encode(key.get_op_key("sign").sign(plain)).rstrip(b"=")
+    assert caller(tokens, b"Bearer " + plain + b"." + mark).person
 
 
 @pytest.mark.parametrize(
