@@ -17,6 +17,8 @@ from typing import Any, Final, Protocol
 import msgspec
 from psycopg2 import sql
 
+from ledger.datastore import APP_ROLE
+
 
 class View(msgspec.Struct, gc=False, kw_only=True):
     """What a read model reads of one type of event, by the names of the event's own fields.
@@ -112,7 +114,13 @@ class Projection:
             curs.execute(sql.SQL("ANALYZE {}").format(sql.Identifier(table)))
 
     def _create_schema(self, curs: Any, schema: str) -> None:
-        curs.execute(sql.SQL("CREATE SCHEMA {}").format(sql.Identifier(schema)))
+        # Whoever rebuilds, runners must be able to write the rows afterwards.
+        curs.execute(
+            sql.SQL("CREATE SCHEMA {} AUTHORIZATION {}").format(
+                sql.Identifier(schema), sql.Identifier(APP_ROLE)
+            )
+        )
+        curs.execute("SELECT set_config('role', %s, true)", (APP_ROLE,))
         use_schema(curs, schema)
 
     def _stamp(self, curs: Any) -> None:

@@ -100,6 +100,17 @@ def test_the_report_says_what_was_done(datastore: Datastore, history: History) -
     assert told == [("load", total, total), ("settle", total, total)]
 
 
+def test_a_rebuild_by_the_owner_leaves_rows_that_runners_can_write(
+    datastore: Datastore, history: History
+) -> None:
+    """The fresh tables belong to the application's role, whoever made them."""
+    owner = datastore.with_session({"role": None})
+    rebuild(owner, WALLETS)
+    owner.close()
+    later = more_events(datastore)
+    assert Runner(datastore, WALLETS, "main", "a").run_once() == len(later.events)
+
+
 def test_an_empty_store_is_rebuilt_to_empty_tables(datastore: Datastore) -> None:
     """Nothing in, nothing out, no error."""
     for projection in PROJECTIONS:
