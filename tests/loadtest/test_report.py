@@ -98,3 +98,27 @@ def test_the_table_shows_rate_ratio_latency_and_memory(bench: Report) -> None:
     [row] = [line for line in captured.get().splitlines() if "Tidebook" in line]
     shown = ("Tidebook", "5,000", "40", "8.0", "×", "20.0", "80.0", "250", "384")
     assert tuple(row.split()) == shown
+
+
+def test_the_figures_go_into_the_document_and_nothing_else_changes(
+    bench: Report, tmp_path: Path
+) -> None:
+    """What stands between the marks is replaced; a second time changes nothing."""
+    path, document = tmp_path / "bench.json", tmp_path / "benchmarks.md"
+    report.write(bench, path)
+    document.write_text("# Benchmarks\n<!-- figures -->\nold\n<!-- end of figures -->\nafter\n")
+    assert report.main([str(path), str(document)]) == 0
+    written = document.read_text()
+    assert written.startswith("# Benchmarks\n<!-- figures -->\n")
+    assert written.endswith("<!-- end of figures -->\nafter\n")
+    assert "old" not in written
+    row = "| Tidebook | 3 | 5,000 claims/s | 2,000 – 6,000 | 8.0 | 20.0 / 80.0 | 250 | 384 |"
+    assert row in written
+    assert report.main([str(path), str(document)]) == 0
+    assert document.read_text() == written
+
+
+def test_a_document_without_marks_is_left_alone() -> None:
+    """Figures are not appended somewhere."""
+    with pytest.raises(ValueError, match="figures"):
+        report.put_into("# Benchmarks", "1 claim/s")
