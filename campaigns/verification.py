@@ -49,6 +49,7 @@ from ledger.appending import Capacity
 from ledger.books import Book, PublicId
 from ledger.events import Event
 from ledger.history import Entry, Standing
+from ledger.reply_verification import Codes
 from ledger.verification import BookAudit, Finding, PostingsOf
 
 RULE_CODES: Final[dict[str, str]] = {
@@ -97,7 +98,12 @@ SUCCESSES: Final[dict[str, frozenset[str]]] = {
 }
 """Code of a success → the topics that its last event may have."""
 
+OUTCOMES: Final = {topic: code for code, topics in SUCCESSES.items() for topic in topics}
+"""Topic of a decision's last event → code of its success."""
+
 REFUSALS: Final = frozenset(code for codes in PRECEDENCE.values() for code in codes)
+
+CODES: Final = Codes(SUCCESSES, REFUSALS)
 
 # A coupon is kept as one number: its state in 3 bits, its ordinal in 5 and, while it is redeemed,
 # a mark of merchant and order above them. Numbers below 256 take no memory of their own.
@@ -585,7 +591,7 @@ class Audit:
     """The whole verification of a book's events: what holds for any book, and the rules."""
 
     def __init__(self, book: str, postings: PostingsOf = postings_of) -> None:
-        self.book = BookAudit(book, MAPPER, postings)
+        self.book = BookAudit(book, MAPPER, postings, OUTCOMES)
         self.rules = CampaignAudit(book)
         self._clean = True
 

@@ -51,15 +51,14 @@ class Positioned(NamedTuple):
 
 
 class KeptReply(NamedTuple):
-    """An idempotency row, the book's head when it was read, and the event at its position."""
+    """An idempotency row without its body, and the book's head when it was read."""
 
     scope: str
     key: str
-    fingerprint: bytes
+    fingerprint: str  # hex, as events carry it
     code: str
     position: int
     head: int
-    entry: Entry | None
 
 
 class Standing(NamedTuple):
@@ -156,17 +155,29 @@ class History:
         ).event.at
 
     def replies(self) -> Iterator[KeptReply]:
-        """Yield every kept reply in order of scope and key, each with the event at its position."""
+        """Yield every kept reply in order of scope and key."""
+        for row in self._reply_rows(_REPLIES):
+            yield KeptReply(*row)
+
+    def replies_with_events(self) -> Iterator[tuple[KeptReply, Entry | None]]:
+        """Yield every kept reply with the event at its position."""
+        for *reply, stream, version, topic, state in self._reply_rows(_REPLIES_WITH_EVENTS):
+            kept = KeptReply(*reply)
+            if stream is None:
+                yield kept, None
+            else:
+                yield kept, Entry(kept.position, stream, version, topic, bytes(state))
+
+    def _reply_rows(self, query: str) -> Iterator[tuple[Any, ...]]:
         after = ("", "")
         while True:
             with self._datastore.transaction() as cursor:
-                cursor.execute(_REPLIES, (self.book, *after, self._page_events))
+                cursor.execute(query, (self.book, self.book, *after, self._page_events))
                 rows = cursor.fetchall()
-            for row in rows:
-                yield _kept_reply(row)
+            yield from rows
             if len(rows) < self._page_events:
                 return
-            after = (rows[-1][0], rows[-1][1])
+            after = rows[-1][:2]
 
     def reply_positions(self, keys: list[tuple[str, str]]) -> dict[tuple[str, str], int]:
         """Return the positions of the replies kept under scopes and keys, where there are any."""
@@ -220,10 +231,16 @@ _STREAMS: Final = (
     " ORDER BY e.originator_id, e.originator_version"
 )
 _REPLIES: Final = (
-    "SELECT i.scope, i.key, i.fingerprint, i.code, i.position,"
-    " (SELECT h.position FROM book_head h WHERE h.book = i.book),"
+    "SELECT scope, key, encode(fingerprint, 'hex'), code, position,"
+    " coalesce((SELECT position FROM book_head WHERE book = %s), 0)"
+    " FROM idempotency WHERE book = %s AND (scope, key) > (%s, %s) ORDER BY scope, key LIMIT %s"
+)
+_REPLIES_WITH_EVENTS: Final = (
+    "SELECT i.scope, i.key, i.fingerprint, i.code, i.position, i.head,"
     " e.originator_id, e.originator_version, e.topic, e.state"
-    " FROM (SELECT * FROM idempotency WHERE book = %s AND (scope, key) > (%s, %s)"
+    " FROM (SELECT book, scope, key, encode(fingerprint, 'hex') AS fingerprint, code, position,"
+    " coalesce((SELECT position FROM book_head WHERE book = %s), 0) AS head"
+    " FROM idempotency WHERE book = %s AND (scope, key) > (%s, %s)"
     " ORDER BY scope, key LIMIT %s) i"
     " LEFT JOIN event e ON e.book = i.book AND e.position = i.position"
     " ORDER BY i.scope, i.key"
@@ -262,9 +279,3 @@ def _entries_in(data: bytes) -> Iterator[Entry]:
         start = at + 4
         at = start + length(data, at)[0]
         yield Entry(position, UUID(bytes=stream), version, topic, data[start:at])
-
-
-def _kept_reply(row: tuple[Any, ...]) -> KeptReply:
-    scope, key, fingerprint, code, position, head, stream, version, topic, state = row
-    entry = None if stream is None else Entry(position, stream, version, topic, bytes(state))
-    return KeptReply(scope, key, bytes(fingerprint), code, position, head or 0, entry)

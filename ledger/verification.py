@@ -8,12 +8,12 @@ values; nothing is raised and nothing is repaired here.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from datetime import datetime, timedelta
-from typing import Any, Final, NamedTuple
+from typing import Final, NamedTuple
 
-from ledger.events import Event, EventMapper, UnknownEventType, UnreadableEvent
-from ledger.history import Entry, History, KeptReply, Standing
+from ledger.events import Actor, Event, EventMapper, UnknownEventType, UnreadableEvent
+from ledger.history import Entry, Standing
 from ledger.money import MINOR_MAX, MoneyError
 from ledger.postings import Transfer, Unbalanced, check_transfers
 
@@ -30,15 +30,13 @@ BOOK_CODES: Final[dict[str, str]] = {
     "posting_broken": "every transfer moves a positive amount between two accounts",
     "account_overdrawn": "no account but the source of money ever pays out more than came in",
     "trial_balance": "all balances of a currency sum to zero",
-    "reply_beyond_head": "every kept reply stands at a position that the book has",
-    "reply_code_unknown": "every kept reply has the code of a success or of a refusal",
-    "reply_without_event": "a kept success has its event, of the same caller, key and fingerprint",
-    "event_without_reply": "an event with an idempotency key has its reply, at its position",
 }
 """Finding → the rule that it breaks."""
 
-CHUNK_KEYS: Final = 1_000
-"""Idempotency keys looked up at once."""
+UNREADABLE: Final = (UnknownEventType, UnreadableEvent, ValueError)
+"""What decoding a damaged event can raise."""
+
+_NO_OFFSET: Final = timedelta(0)
 
 
 class Finding(NamedTuple):
@@ -54,10 +52,31 @@ class Finding(NamedTuple):
 
 
 class Tally(NamedTuple):
-    """How many decisions there are, and the sum of their last positions."""
+    """How many decisions there are and a mark of all of them, whatever their order."""
 
     decisions: int = 0
-    positions: int = 0
+    marks: int = 0
+
+    @staticmethod
+    def mark(scope: str, key: str, fingerprint: str, code: str, position: int) -> int:
+        """A number for one decision. Two sets of decisions with one sum are surely the same set.
+
+        It is of this process only: the numbers that strings get here differ in every other one.
+        """
+        return hash((scope, key, fingerprint, code, position))
+
+    def plus(self, mark: int) -> Tally:
+        """Return the tally with one decision more."""
+        return Tally(self.decisions + 1, self.marks + mark)
+
+    def without(self, mark: int) -> Tally:
+        """Return the tally with one decision less."""
+        return Tally(self.decisions - 1, self.marks - mark)
+
+
+def scope_of(event: Event) -> str:
+    """The space of the idempotency keys of whoever caused an event."""
+    return f"{event.by.role}:{event.by.id}"
 
 
 PostingsOf = Callable[[Event], Iterable[Transfer]]
@@ -74,9 +93,13 @@ class BookAudit:
         book: str,
         mapper: EventMapper,
         postings_of: PostingsOf,
+        outcomes: Mapping[str, str] | None = None,
         sources: tuple[str, ...] = ("sponsor",),
     ) -> None:
-        """`sources` are the kinds of accounts where money enters; only these may be overdrawn."""
+        """`outcomes`: topic of a decision's last event → code of its reply.
+
+        `sources` are the kinds of accounts where money enters; only these may be overdrawn.
+        """
         self.book = book
         self.findings: list[Finding] = []
         self.position = 0
@@ -88,11 +111,12 @@ class BookAudit:
         """Currency → account → debits minus credits; accounts at zero are left out."""
         self._mapper = mapper
         self._postings_of = postings_of
+        self._outcomes = outcomes or {}
         self._sources = tuple(f"{source}:" for source in sources)
         self._versions: dict[int, int] = {}
         self._broken: set[int] = set()
         self._at: datetime | None = None
-        self._decision: object = None
+        self._asked: tuple[str, Actor, int] | None = None
 
     def feed(self, entry: Entry) -> Event | None:
         """Check one entry; return its event, None from the first broken one of a stream on."""
@@ -156,7 +180,7 @@ class BookAudit:
         except UnknownEventType:
             self._here("unknown_event_type", "a topic that is known", entry.topic)
             return None
-        except _UNREADABLE as error:
+        except UNREADABLE as error:
             self._here("unreadable_event", entry.topic, error)
             return None
         if entry.topic == event.TOPIC and self._mapper.types.encode(event) != entry.state:
@@ -174,17 +198,19 @@ class BookAudit:
             self._at = at
 
     def _count_decision(self, event: Event) -> None:
-        """Events next to each other with one caller and key are one decision."""
-        if event.why.key is None:
-            self._decision = None
+        """Events next to each other with one caller and key are one decision: the last counts."""
+        key = event.why.key
+        if key is None:
+            self._asked = None
             return
-        decision = (event.by, event.why.key)
-        decisions, positions = self.decided
-        if decision == self._decision:
-            self.decided = Tally(decisions, positions + 1)
-        else:
-            self.decided = Tally(decisions + 1, positions + self.position)
-            self._decision = decision
+        code = self._outcomes.get(event.TOPIC, event.TOPIC)
+        fingerprint = event.why.fingerprint or ""
+        mark = Tally.mark(scope_of(event), key, fingerprint, code, self.position)
+        asked = self._asked
+        if asked is not None and asked[0] == key and asked[1] == event.by:
+            self.decided = self.decided.without(asked[2])
+        self.decided = self.decided.plus(mark)
+        self._asked = (key, event.by, mark)
 
     def _post(self, event: Event) -> None:
         for one in self._postings_of(event):
@@ -213,153 +239,3 @@ class BookAudit:
             self._here("posting_broken", "postings in balance", error)
             return None
         return self.balances[one.currency]
-
-
-_NO_OFFSET: Final = timedelta(0)
-_UNREADABLE: Final = (UnknownEventType, UnreadableEvent, ValueError)
-
-
-class ReplyAudit:
-    """Checks the kept replies of a book: feed it every one, then finish.
-
-    `successes` says which topics end the decision of a success code; `refusals` are the codes of
-    replies that have no event.
-    """
-
-    def __init__(
-        self, book: str, successes: Mapping[str, frozenset[str]], refusals: frozenset[str]
-    ) -> None:
-        self.book = book
-        self.findings: list[Finding] = []
-        self.borne_out = Tally()
-        self._successes = successes
-        self._refusals = refusals
-
-    def feed(self, reply: KeptReply, mapper: EventMapper, until: int) -> None:
-        """Check one reply; those to decisions after position `until` are left to the next time."""
-        if not 0 <= reply.position <= reply.head:
-            self._add("reply_beyond_head", reply, f"at most {reply.head}", reply.position)
-        elif reply.code in self._successes:
-            self._check_event(reply, mapper, until)
-        elif reply.code not in self._refusals:
-            self._add("reply_code_unknown", reply, "the code of an outcome", repr(reply.code))
-
-    def check_decisions(
-        self, decisions: Iterable[Decision], positions: Callable[[list[Key]], Mapping[Key, int]]
-    ) -> None:
-        """Look every decision up in the kept replies (slow: only when the tallies differ)."""
-        chunk: list[Decision] = []
-        for decision in decisions:
-            chunk.append(decision)
-            if len(chunk) == CHUNK_KEYS:
-                self._check_chunk(chunk, positions)
-                chunk = []
-        self._check_chunk(chunk, positions)
-
-    def _check_chunk(
-        self, chunk: list[Decision], positions: Callable[[list[Key]], Mapping[Key, int]]
-    ) -> None:
-        kept = positions([decision.key for decision in chunk])
-        for key, position in chunk:
-            if kept.get(key) != position:
-                where = f"{self.book}:{position}"
-                expected = f"a kept reply to {_name(*key)}"
-                found = f"one at {kept[key]}" if key in kept else "none"
-                self.findings.append(Finding("event_without_reply", where, expected, found))
-
-    def _check_event(self, reply: KeptReply, mapper: EventMapper, until: int) -> None:
-        instead = _instead(reply, mapper, self._successes[reply.code])
-        if instead is None:
-            if reply.position <= until:
-                decisions, positions = self.borne_out
-                self.borne_out = Tally(decisions + 1, positions + reply.position)
-        else:
-            expected = f"its event at {self.book}:{reply.position}"
-            self._add("reply_without_event", reply, expected, instead)
-
-    def _add(self, code: str, reply: KeptReply, expected: object, found: object) -> None:
-        where = f"{self.book} reply {_name(reply.scope, reply.key)}"
-        self.findings.append(Finding(code, where, str(expected), str(found)))
-
-
-Key = tuple[str, str]
-"""A scope and an idempotency key in it."""
-
-
-class Decision(NamedTuple):
-    """What was decided under a key, and the position of its last event."""
-
-    key: Key
-    position: int
-
-
-def keyed_decisions(entries: Iterable[Entry], mapper: EventMapper) -> Iterator[Decision]:
-    """Yield the decisions that were asked for with a key, except those that cannot be read."""
-    last: Decision | None = None
-    for entry in entries:
-        request = _request_of(entry, mapper)
-        if last is not None and (request is None or last.key != request.key):
-            yield last
-        last = None if request is None else Decision(request.key, entry.position)
-    if last is not None:
-        yield last
-
-
-def verify_replies(
-    history: History,
-    audit: BookAudit,
-    mapper: EventMapper,
-    successes: Mapping[str, frozenset[str]],
-    refusals: frozenset[str],
-    on_reply: Callable[[], Any] = lambda: None,
-) -> list[Finding]:
-    """Check the kept replies of a book whose events `audit` has seen.
-
-    Every reply must have its event. If then their number and the sum of their positions are those
-    of the decisions, every decision has its reply; if not, each decision is looked up.
-    """
-    replies = ReplyAudit(audit.book, successes, refusals)
-    for reply in history.replies():
-        replies.feed(reply, mapper, audit.position)
-        on_reply()
-    if replies.borne_out != audit.decided:
-        entries = history.entries(0, audit.position)
-        replies.check_decisions(keyed_decisions(entries, mapper), history.reply_positions)
-    return replies.findings
-
-
-class _Request(NamedTuple):
-    """What an event says about the request that it came from."""
-
-    key: Key
-    fingerprint: str | None
-
-
-def _request_of(entry: Entry, mapper: EventMapper) -> _Request | None:
-    """Return the keyed request behind an event; None when it has no key or cannot be read."""
-    try:
-        event = mapper.decode(entry.topic, entry.state, entry.stream, entry.version)
-    except _UNREADABLE:
-        return None
-    if event.why.key is None:
-        return None
-    return _Request((f"{event.by.role}:{event.by.id}", event.why.key), event.why.fingerprint)
-
-
-def _instead(reply: KeptReply, mapper: EventMapper, topics: frozenset[str]) -> str | None:
-    """Return what is at the reply's position instead of the event that it tells of, if so."""
-    if reply.entry is None:
-        return "no event"
-    topic = reply.entry.topic
-    request = _request_of(reply.entry, mapper)
-    if topic not in topics:
-        return topic
-    if request is None or request.key != (reply.scope, reply.key):
-        return f"{topic} of another request"
-    if request.fingerprint != reply.fingerprint.hex():
-        return f"{topic} with another fingerprint"
-    return None
-
-
-def _name(scope: str, key: str) -> str:
-    return f"{scope}/{key}"

@@ -134,10 +134,10 @@ def _verify_book(datastore: Datastore, book: str, report: Report) -> BookReport:
 
 def _of_replies(history: Any, audit: Any, on_reply: Any) -> list[Finding]:
     from campaigns.event_types import MAPPER
-    from campaigns.verification import REFUSALS, SUCCESSES
-    from ledger.verification import verify_replies
+    from campaigns.verification import CODES
+    from ledger.reply_verification import verify_replies
 
-    return verify_replies(history, audit.book, MAPPER, SUCCESSES, REFUSALS, on_reply)
+    return verify_replies(history, audit.book, MAPPER, CODES, on_reply)
 
 
 def _verify_projections(datastore: Datastore, books: list[str] | None, report: Report) -> None:

@@ -626,6 +626,18 @@ def test_a_lost_campaign_event_blames_no_claim(history: History, database_url: s
     assert findings(history) == ["unknown_event_type"]
 
 
+def test_nothing_goes_below_zero(history: History, story: Story, database_url: str) -> None:
+    """More coming back than ever went out is out of bounds too."""
+    with damaged(database_url) as damage:
+        position = damage.position("coupon.voided")
+        amount_minor = 9_000
+        damage.rewrite(position, amount_minor=amount_minor)
+        Forger(damage, story).capacity(story.spring, granted_minor=500 - amount_minor)
+    found = findings(history)
+    assert found[:3] == ["account_overdrawn", "over_granted", "other_amount"]
+    assert set(found) == set(found[:3])
+
+
 def test_every_rule_is_tested(request: pytest.FixtureRequest) -> None:
     """A check without a damage that shows it red does not count."""
     module = request.path.read_text()

@@ -96,9 +96,12 @@ def test_every_reply_comes_with_the_event_at_its_position(history: History) -> N
     assert len({(reply.scope, reply.key) for reply in replies}) == len(replies) > 20
     assert all(reply.head == history.head() for reply in replies)
     assert {reply.code for reply in replies} >= {"claimed", "limit_reached", "closed", "funded"}
-    claimed = next(reply for reply in replies if reply.code == "claimed")
-    assert claimed.entry is not None
-    assert claimed.entry.topic == "coupon.claimed"
+    joined = list(history.replies_with_events())
+    assert [reply for reply, _ in joined] == replies
+    assert all(entry is not None and entry.position == reply.position for reply, entry in joined)
+    claimed, event = next(pair for pair in joined if pair[0].code == "claimed")
+    assert event is not None
+    assert event.topic == "coupon.claimed"
     assert history.reply_positions([(claimed.scope, claimed.key), ("no", "body")]) == {
         (claimed.scope, claimed.key): claimed.position
     }

@@ -1,6 +1,6 @@
 """Verification of a book: a sound one is clean, and each damage is found as what it is.
 
-Goal: every code of `BOOK_CODES` is the answer to some damage, and to nothing else.
+Goal: every code of a book and its replies is the answer to some damage, and to nothing else.
 Method: a book in which everything happens is damaged as the owner of the tables could damage
 it, with the triggers off; the findings must be exactly those expected.
 """
@@ -15,12 +15,13 @@ from msgspec.structs import replace
 
 from campaigns.accounting import postings_of
 from campaigns.event_types import MAPPER
-from campaigns.verification import REFUSALS, SUCCESSES
+from campaigns.verification import CODES, OUTCOMES
 from ledger.datastore import Datastore
 from ledger.events import Event
 from ledger.history import Entry, History
 from ledger.postings import Transfer
-from ledger.verification import BOOK_CODES, BookAudit, Finding, verify_replies
+from ledger.reply_verification import REPLY_CODES, verify_replies
+from ledger.verification import BOOK_CODES, BookAudit, Finding
 from tests.support.damage import Damage, damaged
 from tests.support.desk import NOON, Desk
 from tests.support.story import tell
@@ -39,7 +40,7 @@ def audited(
     history: History, postings: Callable[[Event], Iterable[Transfer]] = postings_of
 ) -> BookAudit:
     """Return the audit of a whole book against the store's own figures."""
-    audit = BookAudit(history.book, MAPPER, postings)
+    audit = BookAudit(history.book, MAPPER, postings, OUTCOMES)
     standing = history.standing()
     for entry in history.entries(0, standing.last):
         audit.feed(entry)
@@ -49,7 +50,7 @@ def audited(
 
 def of_replies(history: History) -> list[Finding]:
     """Return what is wrong with the kept replies."""
-    return verify_replies(history, audited(history), MAPPER, SUCCESSES, REFUSALS)
+    return verify_replies(history, audited(history), MAPPER, CODES)
 
 
 def test_a_sound_book_is_clean(history: History) -> None:
@@ -257,6 +258,15 @@ def test_damage_to_replies_is_found(
     assert audited(history).findings == []
 
 
+def test_an_unreadable_event_is_not_blamed_on_its_reply(
+    history: History, database_url: str
+) -> None:
+    """The event is a finding of its own; the reply to it, and all others, are none."""
+    with damaged(database_url) as hand:
+        rename_a_topic(hand)
+    assert of_replies(history) == []
+
+
 def test_one_effect_under_one_key(history: History, database_url: str) -> None:
     """A second decision under a key that has its reply already is found."""
     with damaged(database_url) as damage:
@@ -276,13 +286,13 @@ def test_events_decided_while_the_replies_are_read_are_no_finding(
     desk = Desk(datastore)
     desk.opened(key="meanwhile")
     desk.close()
-    assert verify_replies(history, audit, MAPPER, SUCCESSES, REFUSALS) == []
+    assert verify_replies(history, audit, MAPPER, CODES) == []
 
 
 def test_every_code_of_a_book_is_tested(request: pytest.FixtureRequest) -> None:
     """A check without a damage that shows it red does not count."""
     module = request.path.read_text()
-    assert all(f'"{code}"' in module for code in BOOK_CODES)
+    assert all(f'"{code}"' in module for code in (*BOOK_CODES, *REPLY_CODES))
 
 
 def test_an_export_is_verified_without_a_database(history: History) -> None:
