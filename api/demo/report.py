@@ -27,10 +27,10 @@ _REFUSED: Final = "refused: "
 
 
 class Verification(NamedTuple):
-    """What `tidebook verify` said: its exit status, and its findings where they were asked for."""
+    """What `tidebook verify` said: its exit status, and its report where that was asked for."""
 
     status: int
-    findings: Any = None
+    report: Any = None
 
 
 @dataclass(frozen=True)
@@ -90,7 +90,7 @@ def document(outcome: Outcome) -> dict[str, Any]:
         },
         "verification": None
         if outcome.verification is None
-        else {"status": outcome.verification.status, "findings": outcome.verification.findings},
+        else {"status": outcome.verification.status, "report": outcome.verification.report},
         "exit_status": outcome.exit_status,
     }
 

@@ -34,6 +34,9 @@ from projections import migrations as projection_migrations
 
 HOST: Final = "127.0.0.1"
 
+REBUILD_S: Final = 300.0
+"""A home that an older version made has its read models rebuilt: a quarter million events."""
+
 _PROGRAM: Final = (sys.executable, "-m", "api.cli")
 _NO_LIMIT: Final = "0"
 
@@ -79,31 +82,36 @@ class DemoService:
         done = subprocess.run(  # noqa: S603 - argv is ours
             argv, env=self._environment, stdout=subprocess.PIPE if as_json else None, check=False
         )
-        findings = json.loads(done.stdout) if as_json and done.stdout else None
-        return Verification(done.returncode, findings)
+        report = json.loads(done.stdout) if as_json and done.stdout else {}
+        # A child's peak memory counts that of the process it was forked from, which is ours.
+        report.pop("peak_memory_bytes", None)
+        return Verification(done.returncode, report)
 
     def _start(self) -> None:
         postgres = self._running.enter_context(EmbeddedPostgres(self.home))
         valkey = self._running.enter_context(EmbeddedValkey(self.home))
+        self._environment = self._settings(postgres.url, valkey.url)
         ledger_migrations.migrate(postgres.url)
         projection_migrations.migrate(postgres.url)
-        self._environment = self._settings(postgres.url, valkey.url)
+        outdated = projection_migrations.outdated(postgres.url)
+        if outdated:
+            self._command("project", "--rebuild", *outdated).run(REBUILD_S)
         self._keep("project", None)
         self._keep("serve", self._answers)
         self._start_sweeper(postgres.url)
 
-    def _keep(self, command: str, ready: Callable[[], bool] | None) -> None:
-        keeper = Keeper(
-            name=command,
-            command=Command(
-                argv=(*_PROGRAM, command),
-                env=self._environment,
-                output=self.home / f"{command}.log",
-            ),
-            ready=ready,
-        )
+    def _keep(self, name: str, ready: Callable[[], bool] | None) -> None:
+        keeper = Keeper(name=name, command=self._command(name), ready=ready)
         keeper.start()
         self._running.callback(keeper.stop)
+
+    def _command(self, name: str, *arguments: str) -> Command:
+        """A command of `tidebook` as a child of ours, with a log in the home."""
+        return Command(
+            argv=(*_PROGRAM, name, *arguments),
+            env=self._environment,
+            output=self.home / f"{name}.log",
+        )
 
     def _start_sweeper(self, url: str) -> None:
         datastore = Datastore(url, pool_size=2)
