@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from api.reference.markdown import code, document, table
 from campaigns.verification import RULE_CODES
+from ledger.reply_verification import REPLY_CODES
 from ledger.verification import BOOK_CODES
 
 _INTRO = """\
@@ -12,6 +13,7 @@ _INTRO = """\
 [operations](../operations.md#when-verify-finds-something) says what to do."""
 
 _BOOK = "These hold for any book, whatever its events mean (`ledger/verification.py`)."
+_REPLIES = "These tie kept replies and events together (`ledger/reply_verification.py`)."
 _RULES = "These are the rules of campaigns and coupons, judged again (`campaigns/verification.py`)."
 _MODELS = """\
 The live rows of every projection are compared with a fresh fold, row for row
@@ -24,6 +26,7 @@ def page() -> str:
         "Findings",
         _INTRO,
         *("## The book", _BOOK, _codes(BOOK_CODES)),
+        *("## The kept replies", _REPLIES, _codes(REPLY_CODES)),
         *("## The rules", _RULES, _codes(RULE_CODES)),
         *("## The projections", _MODELS),
     )
