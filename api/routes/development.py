@@ -56,13 +56,23 @@ async def issue_token(request: Request) -> Response:
     return as_json(TokenReply(token, "Bearer", DEV_TOKEN_S))
 
 
-@router.get("/dev/jwks.json", summary="Get the development issuer's public key")
+@router.get(
+    "/dev/jwks.json",
+    summary="Get the development issuer's public key",
+    operation_id="get_keys",
+    responses=documentation.problems(("not_found",)),
+)
 async def jwks(request: Request) -> JSONResponse:
     """A JWKS document."""
     return JSONResponse(_issuer(request).jwks())
 
 
-@router.get("/.well-known/openid-configuration", summary="Find the development issuer's key")
+@router.get(
+    "/.well-known/openid-configuration",
+    summary="Find the development issuer's key",
+    operation_id="get_openid_configuration",
+    responses=documentation.problems(("not_found",)),
+)
 async def openid_configuration(request: Request) -> JSONResponse:
     """The part of OpenID Connect Discovery that a verifier of tokens needs."""
     _issuer(request)

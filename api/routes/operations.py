@@ -41,6 +41,9 @@ _DOCS_POLICY: Final = (
 _PAGE_POLICY: Final = "default-src 'none'; style-src 'unsafe-inline'; frame-ancestors 'none'"
 
 
+_HIDDEN: Final = documentation.problems(("not_found",))
+
+
 @router.get(
     "/healthz",
     summary="Is this process alive?",
@@ -59,6 +62,7 @@ async def get_health() -> Response:
     operation_id="get_readiness",
     response_class=Response,
     responses={
+        **_HIDDEN,
         **documentation.reply(200, Readiness, examples.READY),
         **documentation.reply(503, Readiness, {**examples.READY, "status": "unready"}),
     },
@@ -69,14 +73,18 @@ async def get_readiness(request: Request) -> Response:
     return as_json(readiness, 503 if readiness.status == "unready" else 200)
 
 
-@admin.get("/metrics", summary="Metrics for Prometheus", operation_id="get_metrics")
+@admin.get(
+    "/metrics", summary="Metrics for Prometheus", operation_id="get_metrics", responses=_HIDDEN
+)
 async def get_metrics(request: Request) -> Response:
     """Counters and gauges of all of this server's processes, in the text format."""
     text, content_type = metrics.exposition(service_of(request).settings.metrics_dir)
     return Response(text, headers={"Content-Type": content_type})
 
 
-@admin.get("/openapi.json", summary="This description", operation_id="get_openapi")
+@admin.get(
+    "/openapi.json", summary="This description", operation_id="get_openapi", responses=_HIDDEN
+)
 async def get_openapi(request: Request) -> JSONResponse:
     """OpenAPI 3.1."""
     return JSONResponse(request.app.openapi())
@@ -107,7 +115,12 @@ async def list_problems() -> HTMLResponse:
     return _page("Problems", "".join(_section(row) for row in TABLE))
 
 
-@router.get("/problems/{code}", summary="What a problem means", operation_id="get_problem")
+@router.get(
+    "/problems/{code}",
+    summary="What a problem means",
+    operation_id="get_problem",
+    responses=_HIDDEN,
+)
 async def get_problem(code: str) -> HTMLResponse:
     """The page that the `type` of a problem leads to."""
     if code not in BY_CODE:
