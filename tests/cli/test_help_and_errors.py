@@ -6,12 +6,17 @@ import re
 import resource
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from api.cli import main
+from ledger.datastore import Datastore
 from tests.cli.conftest import Tidebook
+from tests.conftest import Databases
+from tests.support.desk import Desk
+from tests.support.story import tell
 
 COMMANDS = [
     "run",
@@ -26,6 +31,18 @@ COMMANDS = [
     "settings",
 ]
 HEAVY = ["eventsourcing", "fastapi", "granian", "httpx", "psycopg2", "pydantic", "redis", "rich"]
+
+
+@pytest.fixture(scope="module")
+def told(databases: Databases) -> Iterator[str]:
+    """A store in which everything happened, for tests that change nothing."""
+    with databases.fresh() as url:
+        datastore = Datastore(url)
+        desk = Desk(datastore)
+        tell(desk)
+        desk.close()
+        datastore.close()
+        yield url
 
 
 def program() -> list[str]:
@@ -59,12 +76,16 @@ def test_without_a_command_the_help_is_shown(capsys: pytest.CaptureFixture[str])
 
 
 def test_the_installed_script_answers_at_once() -> None:
-    """Help costs less than half a second of the processor."""
+    """Help costs less than half a second of the processor; the best of three, on a busy machine."""
+    assert min(_help_cost_s() for _ in range(3)) < 0.5
+
+
+def _help_cost_s() -> float:
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
     done = subprocess.run([*program(), "--help"], capture_output=True, text=True, check=True)
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
     assert "tidebook run" in done.stdout
-    assert after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime < 0.5
+    return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
 
 
 def test_nothing_heavy_is_loaded_before_it_is_needed() -> None:
@@ -113,14 +134,22 @@ def test_nothing_heavy_is_loaded_before_it_is_needed() -> None:
         ("verify --fast", r"No such option.*--fast"),
     ],
 )
-@pytest.mark.usefixtures("story")
-def test_a_mistake_is_one_line_that_names_it(tidebook: Tidebook, arguments: str, line: str) -> None:
+@pytest.mark.usefixtures("home")
+def test_a_mistake_is_one_line_that_names_it(
+    told: str,
+    arguments: str,
+    line: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
     """Exit status 2, nothing on standard output, one line on standard error, no traceback."""
-    said = tidebook(*arguments.split(" "))
-    assert (said.status, said.out) == (2, "")
-    assert re.search(line, said.err), said.err
-    assert said.err.startswith("tidebook: ")
-    assert said.err.count("\n") == 1
+    monkeypatch.setenv("TIDEBOOK_DATABASE_URL", told)
+    assert main(arguments.split(" ")) == 2
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert re.search(line, err), err
+    assert err.startswith("tidebook: ")
+    assert err.count("\n") == 1
 
 
 @pytest.mark.parametrize(
