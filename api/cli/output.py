@@ -63,7 +63,9 @@ def progress(what: str, total: int | None, unit: str = "events") -> Iterator[Adv
     rate = TextColumn("{task.fields[rate]}")
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), rate, Left())
     started = time.monotonic()
-    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+    with Progress(
+        *columns, console=Console(stderr=True), transient=True, refresh_per_second=4
+    ) as bar:
         task = bar.add_task(what, total=total, rate="")
 
         def advance(count: int) -> None:
