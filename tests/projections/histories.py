@@ -412,7 +412,10 @@ def histories(draw: st.DrawFn, book: str = "main") -> History:
     """Histories that start with an open campaign, so that most steps do something."""
     history = History(book)
     history.opened(quota=8)
-    steps: Sequence[Step] = draw(st.lists(_steps, max_size=60))
+    # Long enough that coupons are redeemed, refunded and ended, not only claimed.
+    steps: Sequence[Step] = draw(
+        st.lists(_steps, min_size=draw(st.sampled_from((0, 40))), max_size=80)
+    )
     for step in steps:
         step(history)
     return history
