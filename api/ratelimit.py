@@ -166,7 +166,7 @@ class RateLimiter:
                 batch, self._waiting = self._waiting[:BATCH_MAX], self._waiting[BATCH_MAX:]
                 try:
                     waits_us = await asyncio.wait_for(self._ask(batch), self._timeout_s)
-                except (RedisError, OSError, ValueError) as error:
+                except Exception as error:  # noqa: BLE001 - whatever it is, nobody waits for it
                     self._lose_valkey(error)
                     self._answer_locally(batch)
                     self._answer_locally(self._waiting)

@@ -57,7 +57,8 @@ _BIDI_CONTROLS: Final = frozenset("\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2
 # --- the kinds of values --------------------------------------------------------------------------
 
 
-def _instant(value: Any) -> datetime:
+def instant_of(value: Any) -> datetime:
+    """Return the instant, in UTC, that a text in the form of RFC 3339 names."""
     if isinstance(value, datetime):
         return value
     if not isinstance(value, str):
@@ -126,7 +127,7 @@ def _no_twins(values: list[str]) -> list[str]:
 
 Instant = Annotated[
     datetime,
-    BeforeValidator(_instant),
+    BeforeValidator(instant_of),
     WithJsonSchema({"type": "string", "format": "date-time"}),
 ]
 AmountMinor = Annotated[

@@ -16,7 +16,6 @@ import socket
 import sys
 import tempfile
 import threading
-import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -38,7 +37,6 @@ BACKPRESSURE: Final = 8_192
 """Calls that one worker works on at once; the queues of the writers say no before that."""
 GC_YOUNG_MAX: Final = 50_000
 """New objects between two looks for garbage: some thousand calls' worth."""
-PARENT_LOOK_S: Final = 0.5
 KILL_AFTER_S: Final = 40
 """A worker that has not drained by then is ended; the writers' own bound is 30 seconds."""
 
@@ -70,12 +68,15 @@ def _calm_the_collector() -> None:
 
 
 def _end_with_parent() -> None:
-    """End this worker in good order when the server's main process is gone, however it went."""
-    parent = os.getppid()
+    """End this worker in good order when the server's main process is gone, however it went.
+
+    The parent is the one that spawned us, even if it was killed before we came to look.
+    """
+    parent = multiprocessing.parent_process()
+    assert parent is not None, "workers are spawned by the server's main process"
 
     def watch() -> None:
-        while os.getppid() == parent:
-            time.sleep(PARENT_LOOK_S)
+        parent.join()
         os.kill(os.getpid(), signal.SIGTERM)
 
     threading.Thread(target=watch, name="parent-watch", daemon=True).start()

@@ -16,6 +16,7 @@ from datetime import datetime
 from typing import Any, Final, TypeVar
 
 from eventsourcing import persistence as es
+from pydantic_core import PydanticCustomError
 
 from api import metrics
 from api.callers import Caller, Pseudonyms, Role
@@ -24,6 +25,7 @@ from api.exchange import Incoming
 from api.issuers import DEV_ISSUER, DevelopmentIssuer, OidcKeys
 from api.logs import Log
 from api.ratelimit import Budget, Rate, RateLimiter, address_key
+from api.schemas import instant_of
 from api.settings import Settings
 from api.tokens import TokenRules, Tokens
 from api.views import BookReadiness, Readiness
@@ -149,13 +151,13 @@ class Service:
             if sent is not None:
                 raise Problem("invalid_header", "Tidebook-Time is not taken: this is no replay.")
             return None
+        once = sent if sent is not None and b"tidebook-time" not in call.repeated else b""
         try:
-            instant = datetime.fromisoformat((sent or b"").decode("ascii"))
-        except ValueError:
-            instant = None
-        if instant is None or instant.tzinfo is None or b"tidebook-time" in call.repeated:
-            raise Problem("invalid_header", "Tidebook-Time must be a time with its offset.")
-        return instant
+            return instant_of(once.decode("latin-1"))
+        except PydanticCustomError:
+            raise Problem(
+                "invalid_header", "Tidebook-Time must be sent once, as a time with its offset."
+            ) from None
 
     # --- reading ------------------------------------------------------------------------------
 

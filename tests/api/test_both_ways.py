@@ -4,24 +4,30 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
 
+from api.embedded import EmbeddedValkey
 from tests.api.harness import App, draft_body, settings_for
 from tests.conftest import Databases
 
 NOON = datetime(2026, 5, 1, 12, 0, tzinfo=UTC)
 
 
-@pytest.fixture
-def both(databases: Databases, redis_url: str, tmp_path: Path) -> Iterator[tuple[App, App]]:
-    """Two services in simulated time with the same keys, one with the fast path, one without."""
+@pytest.fixture(scope="module")
+def both(
+    databases: Databases, valkey_server: EmbeddedValkey, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[tuple[App, App]]:
+    """Two services in simulated time with the same keys, one with the fast path, one without.
+
+    They see the same calls in the same order, so that all that they answer must be equal.
+    """
+    home = tmp_path_factory.mktemp("home")
     with databases.fresh() as one, databases.fresh() as two:
         apps = tuple(
-            App(settings_for(url, redis_url, tmp_path, clock="request"), fast=fast)
+            App(settings_for(url, valkey_server.url, home, clock="request"), fast=fast)
             for url, fast in ((one, True), (two, False))
         )
         for app in apps:
@@ -67,9 +73,9 @@ def opened(both: tuple[App, App], quota: int = 5, **changes: Any) -> str:
 def test_a_claim_and_its_replay(both: tuple[App, App]) -> None:
     """A coupon, and the same coupon again for the same key."""
     campaign = opened(both)
-    first = same(both, claim(campaign, key="k"))
+    first = same(both, claim(campaign, key="replayed"))
     assert first.status_code == 201
-    again = same(both, claim(campaign, key="k"))
+    again = same(both, claim(campaign, key="replayed"))
     assert again.content == first.content
     assert again.headers["idempotency-replayed"] == "true"
     assert again.headers["tidebook-position"] == first.headers["tidebook-position"]
@@ -78,12 +84,12 @@ def test_a_claim_and_its_replay(both: tuple[App, App]) -> None:
 def test_refusals_by_the_rules(both: tuple[App, App]) -> None:
     """Claimed already, limit reached, sold out, absent, not open, key reused."""
     campaign = opened(both, quota=1)
-    same(both, claim(campaign, key="k"))
+    same(both, claim(campaign, key="reused"))
     codes = [
         same(both, claim(campaign)).json()["code"],
         same(both, claim(campaign, "another")).json()["code"],
         same(both, claim("cmp_main_" + "0" * 32)).json()["code"],
-        same(both, claim(opened(both, name="other"), key="k")).json()["code"],
+        same(both, claim(opened(both, name="other"), key="reused")).json()["code"],
     ]
     assert codes == ["already_claimed", "sold_out", "not_found", "idempotency_key_reused"]
 

@@ -186,6 +186,29 @@ def test_nonsense_from_valkey_is_survived(redis_url: str) -> None:
     run(redis_url, odd)
 
 
+@pytest.mark.parametrize(
+    "answer",
+    [b"$1\r\n\xc1\r\n", b"+OK\r\n", b":5\r\n", b"*1\r\n:1\r\n", b"$-1\r\n", b"hello\r\n", b"\x00"],
+)
+def test_an_answer_of_any_kind_is_survived(answer: bytes) -> None:
+    """Whatever comes back from the address of Valkey, everybody who waits gets an answer."""
+
+    async def talk(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        while await reader.read(65_536):
+            writer.write(answer)
+        writer.close()
+
+    async def main() -> None:
+        server = await asyncio.start_server(talk, "127.0.0.1", 0)
+        port = server.sockets[0].getsockname()[1]
+        limiter = RateLimiter(f"redis://127.0.0.1:{port}/0", timeout_s=0.25)
+        assert admitted(await taken(limiter, "k", SLOW, 30)) == 5
+        await limiter.close()
+        server.close()
+
+    asyncio.run(main())
+
+
 def test_local_buckets_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     """A flood of new callers does not fill the memory."""
     monkeypatch.setattr("api.ratelimit.LOCAL_BUCKETS_MAX", 10)
