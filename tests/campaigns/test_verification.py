@@ -37,8 +37,9 @@ from campaigns.coupon import (
     coupon_id,
 )
 from campaigns.event_types import MAPPER
+from campaigns.judging import Pot
 from campaigns.refusals import PRECEDENCE
-from campaigns.verification import REFUSALS, RULE_CODES, SUCCESSES, Audit, _Pot, verify
+from campaigns.verification import REFUSALS, RULE_CODES, SUCCESSES, Audit, verify
 from ledger.datastore import Datastore
 from ledger.events import Actor, Event, Why
 from ledger.history import History
@@ -654,5 +655,5 @@ def test_every_outcome_has_a_code(history: History) -> None:
 @given(campaign=st.uuids(), who=st.text(min_size=1, max_size=40), n=st.integers(1, 20))
 def test_coupon_ids_are_recomputed_as_they_are_made(campaign: UUID, who: str, n: int) -> None:
     """The verification's own way to a coupon's id ends at the same id as the decision's."""
-    pot = _Pot(cast("Any", None), judged=True, namespace=sha1(campaign.bytes))
+    pot = Pot(cast("Any", None), judged=True, namespace=sha1(campaign.bytes))
     assert pot.coupon(who, n) == coupon_id(campaign, who, n).int

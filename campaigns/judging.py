@@ -1,0 +1,530 @@
+"""Judging stored decisions again: campaigns and coupons, event by event, by their rules alone.
+
+It shares the folds with the decisions and none of their code: a rule that was decided wrongly is
+found here. State is kept lean: a number per coupon, all else per campaign. What is found is a
+value; nothing is raised.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import datetime
+from hashlib import sha1
+from typing import Any, Final
+from uuid import UUID
+
+from msgspec.structs import replace
+
+from campaigns.campaign import (
+    CAMPAIGN_EVENTS,
+    CAMPAIGN_FOLD,
+    PER_PERSON_MAX,
+    POOL,
+    BudgetReclaimed,
+    Campaign,
+    CampaignClosed,
+    CampaignDrafted,
+    CampaignFunded,
+    CampaignOpened,
+    CampaignPaused,
+    CampaignResumed,
+    FundingProposed,
+    Terms,
+)
+from campaigns.coupon import (
+    CouponClaimed,
+    CouponExpired,
+    CouponReclaimed,
+    CouponRedeemed,
+    CouponRefunded,
+    CouponVoided,
+)
+from campaigns.replies import CAMPAIGN_PREFIX, COUPON_PREFIX
+from ledger.appending import Capacity
+from ledger.books import Book, PublicId
+from ledger.events import Event
+from ledger.history import Standing
+from ledger.verification import Finding
+
+# A coupon is kept as one number: its state in 3 bits, its ordinal in 5 and, while it is redeemed,
+# a mark of merchant and order above them. Numbers below 256 take no memory of their own.
+_HELD, _REDEEMED, _EXPIRED, _VOIDED, _RECLAIMED = range(5)
+_STATE_NAMES: Final = ("held", "redeemed", "expired", "voided", "reclaimed")
+_ENDED: Final = frozenset({_EXPIRED, _VOIDED, _RECLAIMED})
+_ORDINAL_BITS_FROM: Final = 3
+_MARK_BITS_FROM: Final = 8
+_STATE_MASK: Final = 0b111
+_ORDINAL_MASK: Final = 0b11111
+_MARK_MASK: Final = 2**60 - 1
+
+_STEPS: Final[dict[type[Event], frozenset[str]]] = {
+    FundingProposed: frozenset({"draft", "funded", "open", "paused"}),
+    CampaignFunded: frozenset({"draft", "funded", "open", "paused"}),
+    CampaignOpened: frozenset({"funded"}),
+    CampaignPaused: frozenset({"open"}),
+    CampaignResumed: frozenset({"paused"}),
+    CampaignClosed: frozenset({"draft", "funded", "open", "paused"}),
+    BudgetReclaimed: frozenset({"closed"}),
+}
+"""Campaign event → the states in which it may happen."""
+
+
+_UUID_FREE_BITS: Final = ~(0xF << 76 | 0x3 << 62)
+_UUID_VERSION_5: Final = 0x5 << 76 | 0x2 << 62
+
+
+@dataclass(slots=True)
+class Pot:
+    """A campaign as its events made it, and what they took from it."""
+
+    campaign: Campaign
+    judged: bool
+    namespace: Any  # SHA-1 over the campaign's id, from which its coupons' ids go on
+    issued: int = 0
+    quota: int = 0
+    granted_minor: int = 0
+    budget_minor: int = 0
+
+    @property
+    def capacity(self) -> Capacity:
+        """The stock and budget that the events add up to."""
+        return Capacity(self.issued, self.quota, self.granted_minor, self.budget_minor)
+
+    @property
+    def left_minor(self) -> int:
+        """What is in the pot."""
+        return self.budget_minor - self.granted_minor
+
+    def coupon(self, person: str, n: int) -> int:
+        """Return the id of a person's n-th coupon, as the 128-bit number of a version 5 UUID."""
+        name = self.namespace.copy()
+        name.update(f"{person}:{n}".encode())
+        number = int.from_bytes(name.digest()[:16], "big")
+        return number & _UUID_FREE_BITS | _UUID_VERSION_5
+
+
+@dataclass(slots=True)
+class _Owed:
+    """An event that must come next, because the decision is not complete without it."""
+
+    stream: UUID
+    kind: type[Event]
+
+
+class CampaignAudit:
+    """Judges every event of a book again: feed it all of them in order, then finish."""
+
+    def __init__(self, book: str) -> None:
+        self.findings: list[Finding] = []
+        self.held_minor: defaultdict[str, int] = defaultdict(int)
+        self.redeemed_minor: defaultdict[str, int] = defaultdict(int)
+        self.pots: dict[UUID, Pot] = {}
+        self._book = Book(book)
+        self._coupons: dict[int, int] = {}
+        self._owed: _Owed | None = None
+        self._was_owed = False
+        self._position = 0
+        self._whole = True
+        self._rules: dict[type[Event], Callable[[Any], None]] = {
+            **dict.fromkeys(CAMPAIGN_EVENTS, self._campaign_event),
+            CampaignDrafted: self._drafted,
+            CouponClaimed: self._claimed,
+            CouponRedeemed: self._redeemed,
+            CouponRefunded: self._refunded,
+            CouponReclaimed: self._reclaimed,
+            CouponExpired: self._expired,
+            CouponVoided: self._voided,
+        }
+
+    def feed(self, position: int, event: Event) -> None:
+        """Judge one event."""
+        self._position = position
+        self._was_owed = self._owed is not None and self._is_paid(self._owed, event)
+        self._rules[type(event)](event)
+
+    def skip(self, stream: UUID) -> None:
+        """Pass over an event of a stream that cannot be judged any more.
+
+        From then on the book is not whole: what refers to an unknown thing is not reported.
+        """
+        self._whole = False
+        self._owed = None
+        if stream in self.pots:
+            self.pots[stream].judged = False
+
+    def finish(self, standing: Standing | None) -> None:
+        """Compare the capacity that the events add up to with the stored one."""
+        if self._owed is not None:
+            self._cut_short(self._owed, "the end of the book")
+        if standing is not None and self._whole:
+            self._compare_capacity(standing)
+
+    def _compare_capacity(self, standing: Standing) -> None:
+        derived = {
+            (campaign, POOL): pot.capacity
+            for campaign, pot in self.pots.items()
+            if any(pot.capacity) or (campaign, POOL) in standing.capacity
+        }
+        for pool in sorted(derived.keys() | standing.capacity.keys(), key=str):
+            expected, found = derived.get(pool), standing.capacity.get(pool)
+            if expected != found:
+                where = f"{self._campaign_name(pool[0])} pool {pool[1]}"
+                self._add("capacity_differs", where, expected, found)
+
+    # Findings
+
+    def _add(self, code: str, where: str, expected: object, found: object) -> None:
+        self.findings.append(Finding(code, where, str(expected), str(found)))
+
+    def _here(self, code: str, expected: object, found: object) -> bool:
+        """Report that a rule is broken at this position; always False, for chains of checks."""
+        self._add(code, f"{self._book}:{self._position}", expected, found)
+        return False
+
+    def _unknown(self, code: str, expected: object, found: object) -> bool:
+        """Report a reference to nothing, unless the missing part of the book may explain it."""
+        return self._here(code, expected, found) if self._whole else False
+
+    def _campaign_name(self, campaign: UUID) -> str:
+        return str(PublicId(CAMPAIGN_PREFIX, self._book, campaign))
+
+    def _coupon_name(self, coupon: UUID) -> str:
+        return str(PublicId(COUPON_PREFIX, self._book, coupon))
+
+    def _is_paid(self, owed: _Owed, event: Event) -> bool:
+        self._owed = None
+        if (type(event), event.originator_id) == (owed.kind, owed.stream):
+            return True
+        self._cut_short(owed, event.TOPIC)
+        return False
+
+    def _cut_short(self, owed: _Owed, found: str) -> None:
+        self._here("decision_cut_short", f"{owed.kind.TOPIC} of {owed.stream.hex}", found)
+
+    # Campaigns
+
+    def _drafted(self, event: CampaignDrafted) -> None:
+        if event.originator_id in self.pots:
+            self._here("illegal_step", "a campaign's other events", event.TOPIC)
+            pot = self.pots[event.originator_id]
+            pot.campaign = replace(pot.campaign, version=event.originator_version)
+            return
+        problem = _problem_of(event.terms)
+        if problem is not None:
+            self._here("terms_invalid", "terms that can be kept", problem)
+        campaign = CAMPAIGN_FOLD.evolve(None, event)
+        namespace = sha1(campaign.id.bytes, usedforsecurity=False)
+        self.pots[campaign.id] = Pot(campaign, problem is None, namespace)
+
+    def _campaign_event(self, event: Any) -> None:
+        pot = self.pots.get(event.originator_id)
+        if pot is None:
+            self._unknown("campaign_unknown", "campaign.drafted first", event.TOPIC)
+            return
+        if self._is_campaign_step(pot, event):
+            self._judge_campaign(pot, event)
+        self._move_campaign(pot, event)
+
+    def _is_campaign_step(self, pot: Pot, event: Any) -> bool:
+        state = pot.campaign.state
+        if state not in _STEPS[type(event)]:
+            allowed = " or ".join(sorted(_STEPS[type(event)]))
+            return self._here("illegal_step", f"{event.TOPIC} when {allowed}", f"when {state}")
+        if isinstance(event, BudgetReclaimed) and not self._was_owed:
+            return self._here("illegal_step", f"{event.TOPIC} right after the close", "later")
+        return True
+
+    def _judge_campaign(self, pot: Pot, event: Any) -> None:
+        match event:
+            case FundingProposed():
+                self._judge_proposal(pot.campaign, event)
+            case CampaignFunded():
+                self._judge_funding(pot.campaign, event)
+            case BudgetReclaimed():
+                expected = (pot.left_minor, pot.campaign.terms.currency, pot.campaign.sponsor)
+                found = (event.amount_minor, event.currency, event.sponsor)
+                if expected != found:
+                    self._here("other_amount", expected, found)
+            case CampaignClosed() if pot.left_minor > 0:
+                self._owed = _Owed(event.originator_id, BudgetReclaimed)
+            case _:
+                pass
+
+    def _judge_proposal(self, campaign: Campaign, event: FundingProposed) -> None:
+        base = (event.from_quota, event.from_budget_minor)
+        if base != (campaign.quota, campaign.budget_minor):
+            self._here("not_as_proposed", (campaign.quota, campaign.budget_minor), base)
+
+    def _judge_funding(self, campaign: Campaign, event: CampaignFunded) -> None:
+        proposal = campaign.proposal
+        if proposal is None:
+            self._here("not_as_proposed", "a proposal", "none")
+            return
+        if event.by.id == proposal.by:
+            self._here("self_approval", "another person than the proposer", event.by.id)
+            return
+        expected = (
+            proposal.quota,
+            proposal.budget_minor,
+            proposal.quota - campaign.quota,
+            proposal.budget_minor - campaign.budget_minor,
+            proposal.by,
+            campaign.terms.currency,
+            campaign.sponsor,
+        )
+        found = (
+            event.quota,
+            event.budget_minor,
+            event.quota_change,
+            event.budget_change_minor,
+            event.proposed_by,
+            event.currency,
+            event.sponsor,
+        )
+        if expected != found:
+            self._here("not_as_proposed", expected, found)
+
+    def _move_campaign(self, pot: Pot, event: Any) -> None:
+        match event:
+            case CampaignFunded():
+                self._fund(pot, event.quota_change, event.budget_change_minor)
+            case BudgetReclaimed():
+                self._fund(pot, 0, -event.amount_minor)
+            case _:
+                pass
+        pot.campaign = CAMPAIGN_FOLD.evolve(pot.campaign, event)
+
+    def _fund(self, pot: Pot, quota: int, budget_minor: int) -> None:
+        """Change what may be taken, and report when it falls below what is."""
+        was_covered = pot.issued <= pot.quota, pot.granted_minor <= pot.budget_minor
+        pot.quota += quota
+        pot.budget_minor += budget_minor
+        self._check_bounds(pot, *was_covered)
+
+    def _take(self, pot: Pot, issued: int, granted_minor: int) -> None:
+        """Change what is taken, and report when it is more than there is."""
+        pot.issued += issued
+        pot.granted_minor += granted_minor
+        if not (0 <= pot.issued <= pot.quota and 0 <= pot.granted_minor <= pot.budget_minor):
+            stock = issued > 0 or pot.issued < 0
+            self._check_bounds(pot, stock, granted_minor > 0 or pot.granted_minor < 0)
+
+    def _check_bounds(self, pot: Pot, stock: bool, money: bool) -> None:
+        """Report stock or money out of bounds, where this event can have done it."""
+        if not pot.judged:
+            return
+        if stock and not 0 <= pot.issued <= pot.quota:
+            self._here("over_issued", f"0 to {pot.quota} issued", pot.issued)
+        if money and not 0 <= pot.granted_minor <= pot.budget_minor:
+            self._here("over_granted", f"0 to {pot.budget_minor} granted", pot.granted_minor)
+
+    # Coupons
+
+    def _claimed(self, event: CouponClaimed) -> None:
+        coupon = event.originator_id
+        pot = self.pots.get(event.campaign)
+        if coupon.int in self._coupons:
+            self._here("illegal_step", f"one claim of {self._coupon_name(coupon)}", "another")
+            return
+        ordinal = min(max(event.n, 0), _ORDINAL_MASK)
+        self._coupons[coupon.int] = ordinal << _ORDINAL_BITS_FROM | _HELD
+        if pot is None:
+            self._unknown("campaign_unknown", "a campaign that was drafted", event.campaign.hex)
+            return
+        self._take(pot, 1, event.face_minor)
+        self.held_minor[event.currency] += event.face_minor
+        if pot.judged:
+            self._judge_claim(pot, event)
+
+    def _judge_claim(self, pot: Pot, event: CouponClaimed) -> None:
+        campaign = pot.campaign
+        if not self._is_own_coupon(pot, event) or not self._is_claimable(campaign, event):
+            return
+        expected, found = _terms_of_coupons(campaign.terms), _terms_of_claim(event)
+        if expected != found:
+            self._here("claim_other_terms", expected, found)
+
+    def _is_own_coupon(self, pot: Pot, event: CouponClaimed) -> bool:
+        """Whether the coupon is the person's n-th, and n is one that the person may have."""
+        person, n = event.person, event.n
+        limit = pot.campaign.terms.per_person_limit
+        if not self._is_coupon(pot, event, n):
+            return False
+        if not 1 <= n <= limit:
+            return self._here("person_limit", f"1 to {limit}", n)
+        if n > 1 and pot.coupon(person, n - 1) not in self._coupons:
+            return self._unknown("ordinal_skipped", f"number {n - 1} first", n)
+        return True
+
+    def _is_coupon(self, pot: Pot, event: Any, n: int) -> bool:
+        """Whether the event's stream is its person's n-th coupon of its campaign."""
+        coupon = pot.coupon(event.person, n)
+        if event.originator_id.int == coupon:
+            return True
+        return self._here("coupon_id", f"{coupon:032x}", event.originator_id.hex)
+
+    def _is_claimable(self, campaign: Campaign, event: CouponClaimed) -> bool:
+        """Whether the campaign took claims at that position."""
+        terms = campaign.terms
+        if campaign.state != "open":
+            return self._here("claim_not_open", "an open campaign", campaign.state)
+        if not terms.claim_from <= event.at < terms.claim_until:
+            window = f"{terms.claim_from} up to {terms.claim_until}"
+            return self._here("claim_outside_window", window, event.at)
+        if event.campaign_version != campaign.version:
+            return self._here("claim_other_version", campaign.version, event.campaign_version)
+        return True
+
+    def _coupon_step(self, event: Any, allowed: int, to: int, mark: int = 0) -> Pot | None:
+        """Take a coupon's step; return its campaign when the step is one that may be judged."""
+        coupon = event.originator_id
+        kept = self._coupons.get(coupon.int)
+        if kept is None:
+            self._unknown("coupon_unknown", "coupon.claimed first", event.TOPIC)
+            return None
+        state = kept & _STATE_MASK
+        n = kept >> _ORDINAL_BITS_FROM & _ORDINAL_MASK
+        self._coupons[coupon.int] = mark << _MARK_BITS_FROM | n << _ORDINAL_BITS_FROM | to
+        pot = self.pots.get(event.campaign)
+        if pot is None:
+            self._unknown("campaign_unknown", "a campaign that was drafted", event.campaign.hex)
+            return None
+        if not self._is_coupon(pot, event, n):
+            return None
+        if state == allowed:
+            return pot if pot.judged else None
+        if state in _ENDED:
+            code = "after_end"
+        else:
+            code = "redeemed_twice" if state == to == _REDEEMED else "illegal_step"
+        expected = f"{event.TOPIC} when {_STATE_NAMES[allowed]}"
+        self._here(code, expected, f"when {_STATE_NAMES[state]}")
+        return None
+
+    def _redeemed(self, event: CouponRedeemed) -> None:
+        pot = self._coupon_step(event, _HELD, _REDEEMED, _mark(event))
+        if pot is None:
+            return
+        terms = pot.campaign.terms
+        self.held_minor[terms.currency] -= terms.face_minor
+        self.redeemed_minor[terms.currency] += terms.face_minor
+        if not terms.valid_from <= event.at < terms.valid_until:
+            self._here("outside_validity", _validity(terms), event.at)
+        elif terms.merchants is not None and event.merchant not in terms.merchants:
+            self._here("merchant_not_designated", ", ".join(terms.merchants), event.merchant)
+        elif event.order_total_minor < terms.threshold_minor:
+            self._here("below_threshold", terms.threshold_minor, event.order_total_minor)
+        else:
+            self._check_amount(terms, event.discount_minor, event.currency)
+
+    def _refunded(self, event: CouponRefunded) -> None:
+        redemption = self._coupons.get(event.originator_id.int, 0) >> _MARK_BITS_FROM
+        pot = self._coupon_step(event, _REDEEMED, _HELD)
+        if pot is None:
+            return
+        terms = pot.campaign.terms
+        self.held_minor[terms.currency] += terms.face_minor
+        self.redeemed_minor[terms.currency] -= terms.face_minor
+        if event.at >= terms.valid_until:
+            self._owed = _Owed(event.originator_id, CouponReclaimed)
+        if redemption != _mark(event):
+            expected = "the merchant and order of the redemption"
+            self._here("other_redemption", expected, f"{event.merchant}, {event.order}")
+        else:
+            self._check_amount(terms, event.amount_minor, event.currency)
+
+    def _reclaimed(self, event: CouponReclaimed) -> None:
+        judged = self._end(event, _RECLAIMED)
+        if judged is not None and not self._was_owed:
+            self._here("illegal_step", f"{event.TOPIC} right after a late refund", "elsewhere")
+
+    def _expired(self, event: CouponExpired) -> None:
+        pot = self._end(event, _EXPIRED)
+        if pot is not None and event.valid_until != pot.campaign.terms.valid_until:
+            self._here("claim_other_terms", pot.campaign.terms.valid_until, event.valid_until)
+
+    def _voided(self, event: CouponVoided) -> None:
+        self._end(event, _VOIDED)
+
+    def _end(self, event: CouponReclaimed | CouponExpired | CouponVoided, to: int) -> Pot | None:
+        """End a coupon: its money is granted no more, its piece is free again if so agreed."""
+        judged = self._coupon_step(event, _HELD, to)
+        pot = self.pots.get(event.campaign)
+        if pot is not None:
+            self._give_back(pot, event)
+        if judged is None:
+            return None
+        terms = judged.campaign.terms
+        self.held_minor[terms.currency] -= terms.face_minor
+        ended_inside = to == _VOIDED
+        if (event.at < terms.valid_until) != ended_inside:
+            expected = "inside" if ended_inside else "after"
+            self._here("outside_validity", f"{expected} {_validity(terms)}", event.at)
+        elif (event.to, event.sponsor) != (judged.campaign.returns_to, judged.campaign.sponsor):
+            expected_to = (judged.campaign.returns_to, judged.campaign.sponsor)
+            self._here("other_destination", expected_to, (event.to, event.sponsor))
+        else:
+            self._check_amount(terms, event.amount_minor, event.currency)
+        return judged
+
+    def _give_back(self, pot: Pot, event: CouponReclaimed | CouponExpired | CouponVoided) -> None:
+        self._take(pot, -1 if pot.campaign.terms.restock else 0, -event.amount_minor)
+        if event.to == "sponsor":
+            pot.budget_minor -= event.amount_minor
+
+    def _check_amount(self, terms: Terms, amount_minor: int, currency: str) -> None:
+        if (amount_minor, currency) != (terms.face_minor, terms.currency):
+            expected = f"{terms.face_minor} {terms.currency}"
+            self._here("other_amount", expected, f"{amount_minor} {currency}")
+
+
+def _mark(event: CouponRedeemed | CouponRefunded) -> int:
+    """A number for a redemption's merchant and order; two differ surely enough within one run."""
+    return hash((event.merchant, event.order)) & _MARK_MASK
+
+
+def _terms_of_claim(event: CouponClaimed) -> tuple[Any, ...]:
+    return (
+        event.face_minor,
+        event.threshold_minor,
+        event.currency,
+        event.valid_from,
+        event.valid_until,
+    )
+
+
+def _terms_of_coupons(terms: Terms) -> tuple[Any, ...]:
+    return (
+        terms.face_minor,
+        terms.threshold_minor,
+        terms.currency,
+        terms.valid_from,
+        terms.valid_until,
+    )
+
+
+def _validity(terms: Terms) -> str:
+    return f"{terms.valid_from} up to {terms.valid_until}"
+
+
+def _problem_of(terms: Terms) -> str | None:
+    """Return what is wrong with terms that nobody could keep; such a campaign is not judged."""
+    instants: tuple[datetime, ...] = (
+        terms.claim_from,
+        terms.claim_until,
+        terms.valid_from,
+        terms.valid_until,
+    )
+    if any(instant.utcoffset() is None for instant in instants):
+        return "an instant without offset"
+    if terms.claim_from >= terms.claim_until or terms.valid_from >= terms.valid_until:
+        return "a window that ends before it begins"
+    if not 1 <= terms.per_person_limit <= PER_PERSON_MAX:
+        return f"per_person_limit {terms.per_person_limit}"
+    if not 0 < terms.face_minor <= terms.threshold_minor:
+        return f"face {terms.face_minor}, threshold {terms.threshold_minor}"
+    if terms.kind == "fixed" and terms.threshold_minor != terms.face_minor:
+        return f"fixed, but with threshold {terms.threshold_minor}"
+    return None
