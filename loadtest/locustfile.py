@@ -43,6 +43,8 @@ def set_the_stage(environment: Environment, **_: Any) -> None:
 
 def check_everything(environment: Environment, **_: Any) -> None:
     """Hold the whole book against the answers; red when anything is not as it must be."""
+    assert environment.runner is not None
+    environment.runner.stop()  # after Ctrl-C the users would go on during the check
     books = the_world().check()
     report(books)
     if books.findings or environment.stats.total.num_failures:

@@ -7,6 +7,7 @@ with several of them, each checks its own answers against the same book.
 from __future__ import annotations
 
 import itertools
+import time
 from collections import Counter, deque
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -18,6 +19,9 @@ from loadtest.invariants import Books, check
 from loadtest.stage import Staff
 
 BOOK: Final = "main"
+REST_S: Final = 0.5
+"""A request that was cut off has committed by then, or never will unless the service is ill."""
+
 HELD_MAX: Final = 100_000
 """Claimed coupons that wait for a checkout; older ones are simply never spent."""
 
@@ -48,6 +52,7 @@ class World:
 
     def check(self) -> Books:
         """Read the whole book back and hold it against the answers."""
+        self._wait_until_at_rest()
         books = check(self.staff.auditor, BOOK)
         books.check_claim_answers(
             self.campaign,
@@ -61,6 +66,13 @@ class World:
                 balance = owner.get("/v1/merchant/balance", min_position=seen)
                 books.check_merchant(merchant, balance["items"])
         return books
+
+    def _wait_until_at_rest(self) -> None:
+        """Return once the book has not grown for a while: requests cut off may still commit."""
+        before = None
+        while (head := self.staff.auditor.get(f"/v1/books/{BOOK}/head")["position"]) != before:
+            before = head
+            time.sleep(REST_S)
 
 
 _world: World | None = None

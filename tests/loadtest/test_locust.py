@@ -122,6 +122,8 @@ class Handler(BaseHTTPRequestHandler):
         if parts.path.endswith("/events"):
             query = parse_qs(parts.query)
             self.reply(200, self.service.page(int(query["after"][0]), int(query["limit"][0])))
+        elif parts.path.endswith("/head"):
+            self.reply(200, {"position": len(self.service.events)})
         else:
             self.reply(200, self.service.figures() if parts.path.endswith("/figures") else {})
 
@@ -167,5 +169,5 @@ def test_the_rush_ends_red_exactly_when_something_was_lost(
         locust.send_signal(signal.SIGINT)
         output, _ = locust.communicate(timeout=120)
     assert service.claims, output
-    assert words in output
+    assert words in output, output
     assert locust.returncode == status, output
