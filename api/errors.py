@@ -147,12 +147,6 @@ TABLE: Final[tuple[Trouble, ...]] = (
     ),
     # --- the rules of campaigns ---------------------------------------------------------------
     Trouble(
-        "already_drafted",
-        409,
-        "This campaign exists already",
-        "A campaign with this id was drafted before.",
-    ),
-    Trouble(
         "wrong_state",
         409,
         "The campaign is in another state",
@@ -205,12 +199,6 @@ TABLE: Final[tuple[Trouble, ...]] = (
         409,
         "More money is granted already",
         "The budget cannot be lower than the money granted to holders.",
-    ),
-    Trouble(
-        "over_cap",
-        422,
-        "The funding is above the cap",
-        "The budget that was asked for is more than this campaign may have.",
     ),
     # --- the rules of claiming ----------------------------------------------------------------
     Trouble(

@@ -16,16 +16,8 @@ from uuid import UUID
 import msgspec
 
 from ledger.events import EventTypes, UnknownEventType, UnreadableEvent
+from ledger.history import PositionGap
 from projections.projection import Reads, View
-
-
-class PositionGap(Exception):
-    """A book's positions are not dense: an event is missing, so nothing after it can be folded."""
-
-    def __init__(self, book: str, position: int) -> None:
-        super().__init__(f"book {book} has no event at position {position}, which it must have")
-        self.book = book
-        self.position = position
 
 
 class AheadOfBook(Exception):
@@ -146,7 +138,7 @@ class BookReader:
             for position, stream, version, topic, state in _rows(data):
                 expected += 1
                 if position != expected:
-                    raise PositionGap(self.book, expected)  # noqa: TRY301 - ends the page too
+                    raise PositionGap(self.book, expected, position)  # noqa: TRY301 - ends the page too
                 decode = decoders[topic]
                 event = decode(state) if decode is not None else None
                 if event is not None:
@@ -156,7 +148,7 @@ class BookReader:
                     events.append(event)
             if expected != last:
                 expected += 1
-                raise PositionGap(self.book, expected)  # noqa: TRY301 - ends the page too
+                raise PositionGap(self.book, expected, None)  # noqa: TRY301 - ends the page too
         except (msgspec.DecodeError, PositionGap, UnknownEventType, UnreadableEvent) as error:
             if expected > after + 1:
                 return events, expected - 1

@@ -16,9 +16,10 @@ from psycopg2 import sql
 from campaigns.event_types import EVENT_TYPES
 from ledger.datastore import Datastore
 from ledger.events import EventTypes
+from ledger.history import PositionGap
 from projections.lease import Clock, LeaseHeld, LeaseLost
 from projections.projection import CHECK, Projection, RowMissing, live_shape, tables_of
-from projections.reading import AheadOfBook, PositionGap, Stopped
+from projections.reading import AheadOfBook, Stopped
 from projections.rebuild import FreshBuild, Progress, clear_leftovers, exclusive, read_heads
 from projections.registry import PROJECTIONS
 
@@ -84,7 +85,7 @@ def _verify(datastore: Datastore, fresh: FreshBuild, books: Sequence[str] | None
             curs.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ")
             return _compare_now(curs, fresh, books)
     except PositionGap as gap:
-        return [Finding("position_gap", _place(gap.book, gap.position), "an event", "none")]
+        return [Finding("position_gap", _place(gap.book, gap.expected), "an event", "none")]
     except Stopped as stopped:
         place = _place(stopped.book, stopped.position)
         return [Finding("unreadable_event", place, "a known event", str(stopped.cause))]

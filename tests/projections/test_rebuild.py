@@ -17,11 +17,11 @@ import pytest
 
 from campaigns.event_types import EVENT_TYPES
 from ledger.datastore import Datastore
+from ledger.history import PositionGap
 from projections import rebuild as rebuild_module
 from projections.lease import LeaseLost
 from projections.merchant_balances import MERCHANT_BALANCES
 from projections.projection import NEXT, OLD, Projection, schema_exists
-from projections.reading import PositionGap
 from projections.rebuild import FreshBuild, RebuildTooSlow, exclusive, rebuild, swap
 from projections.registry import PROJECTIONS
 from projections.runner import Runner

@@ -18,12 +18,13 @@ from api.embedded import EmbeddedPostgres
 from campaigns.event_types import EVENT_TYPES
 from ledger.datastore import Datastore
 from ledger.events import Event, EventTypes, UnknownEventType, UnreadableEvent
+from ledger.history import PositionGap
 from ledger.migrations import migrate as migrate_ledger
 from projections import runner as runner_module
 from projections.campaign_figures import CAMPAIGN_FIGURES
 from projections.lease import LeaseHeld
 from projections.migrations import migrate, outdated
-from projections.reading import AheadOfBook, PositionGap, Stopped
+from projections.reading import AheadOfBook, Stopped
 from projections.rebuild import rebuild
 from projections.registry import PROJECTIONS, projection
 from projections.runner import (
@@ -158,7 +159,7 @@ def test_a_gap_stops_the_runner(datastore: Datastore, history: History) -> None:
     for _ in range(2):
         with pytest.raises(PositionGap) as refused:
             runner.run_once()
-        assert refused.value.position == last + 1
+        assert refused.value.expected == last + 1
     assert at(datastore) == last
 
 
