@@ -9,8 +9,10 @@ from __future__ import annotations
 
 import itertools
 import shutil
+import signal
 import socket
 import tempfile
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -27,6 +29,11 @@ from ledger.datastore import Datastore
 from ledger.migrations import migrate as migrate_ledger
 
 TEMPLATE = "tidebook_template"
+
+# A shell that runs us in the background lets us ignore Ctrl-C, and our children would inherit
+# that: tests that send it to them would wait in vain.
+if threading.current_thread() is threading.main_thread():
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def free_port() -> int:

@@ -165,9 +165,12 @@ def test_the_rush_ends_red_exactly_when_something_was_lost(
             stderr=subprocess.STDOUT,
             text=True,
         )
-        wait_until(lambda: len(service.claims) >= CLAIMS_MIN or locust.poll() is not None)
-        locust.send_signal(signal.SIGINT)
-        output, _ = locust.communicate(timeout=120)
+        try:
+            wait_until(lambda: len(service.claims) >= CLAIMS_MIN or locust.poll() is not None)
+            locust.send_signal(signal.SIGINT)
+            output, _ = locust.communicate(timeout=120)
+        finally:
+            locust.kill()
     assert service.claims, output
     assert words in output, output
     assert locust.returncode == status, output
