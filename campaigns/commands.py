@@ -8,7 +8,7 @@ the order. A decision returns events and a reply, or raises the first `Refusal` 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, ClassVar, Final, NamedTuple
 from uuid import UUID, uuid5
@@ -362,10 +362,15 @@ class ClaimCoupon(Command):
     book: Book
     campaign: UUID
     person: str
+    first: UUID = field(init=False)
+    """The person's first coupon, which nearly every claim is about."""
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "first", coupon_id(self.campaign, self.person, 1))
 
     def reads(self) -> tuple[Read[Any], ...]:
         """The campaign and the person's first coupon; a further one is read when that is taken."""
-        return (_campaign_read(self.campaign), _coupon_read(self._coupon(1)))
+        return (_campaign_read(self.campaign), _coupon_read(self.first))
 
     def pools(self) -> tuple[tuple[UUID, str], ...]:
         """The campaign's stock and budget."""
@@ -398,17 +403,14 @@ class ClaimCoupon(Command):
         taken = Capacity(issued=1, granted_minor=terms.face_minor)
         return Decision("claimed", reply, [event], [((self.campaign, POOL), taken)])
 
-    def _coupon(self, n: int) -> UUID:
-        return coupon_id(self.campaign, self.person, n)
-
     def _free_coupon(self, view: View, limit: int) -> tuple[int, UUID]:
         for n in range(1, limit + 1):
-            coupon = self._coupon(n)
+            coupon = self.first if n == 1 else coupon_id(self.campaign, self.person, n)
             if view.state(_coupon_read(coupon)) is None:
                 return n, coupon
         if limit == 1:
-            first = str(PublicId(COUPON_PREFIX, self.book, self._coupon(1)))
-            raise Refusal("already_claimed", coupon=first)
+            first = PublicId(COUPON_PREFIX, self.book, self.first)
+            raise Refusal("already_claimed", coupon=str(first))
         raise Refusal("limit_reached", per_person_limit=limit)
 
 

@@ -21,6 +21,7 @@ from uuid import UUID
 
 import psutil
 import pytest
+from eventsourcing import persistence as es
 
 from api.embedded import EmbeddedPostgres
 from campaigns.coupon import CouponClaimed, coupon_id
@@ -45,9 +46,10 @@ def own_server(tmp_path: Path) -> Iterator[EmbeddedPostgres]:
 
 
 def kill_postmaster(server: EmbeddedPostgres, _: random.Random) -> None:
-    """Kill the whole server at once."""
-    assert server.pid is not None
-    os.kill(server.pid, signal.SIGKILL)
+    """Kill the whole server at once, as soon as there is one."""
+    wait_until(lambda: server.pid is not None)
+    if (pid := server.pid) is not None:
+        os.kill(pid, signal.SIGKILL)
 
 
 def kill_a_backend(server: EmbeddedPostgres, dice: random.Random) -> None:
@@ -58,11 +60,10 @@ def kill_a_backend(server: EmbeddedPostgres, dice: random.Random) -> None:
 
 def backends(server: EmbeddedPostgres) -> list[psutil.Process]:
     """The processes of the server that serve a client now."""
-    assert server.pid is not None
     with suppress(psutil.Error):
         return [
             child
-            for child in psutil.Process(server.pid).children()
+            for child in psutil.Process(server.pid or 0).children()
             if "[local]" in " ".join(child.cmdline())
         ]
     return []
@@ -103,7 +104,16 @@ class Rush:
     def lost(self) -> set[UUID]:
         """The coupons that somebody was told about and that the store does not have."""
         told = {coupon_id(self.campaign, person(n), 1) for n in self.answered}
-        return told - {event.originator_id for event in self.desks[0].events()}
+        stored: set[UUID] = set()
+
+        def read() -> bool:
+            with suppress(es.OperationalError, es.InterfaceError):
+                stored.update(event.originator_id for event in self.desks[0].events())
+                return True
+            return False
+
+        wait_until(read)
+        return told - stored
 
 
 @contextmanager

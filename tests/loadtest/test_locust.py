@@ -159,18 +159,18 @@ def test_the_rush_ends_red_exactly_when_something_was_lost(
     service = Service(forgetful=forgetful)
     with serving(service) as url:
         arguments = ["--headless", "-u", "5", "-r", "5", "-H", url, "Tourist", "--only-summary"]
-        locust = subprocess.Popen(
+        with subprocess.Popen(
             [sys.executable, "-m", "locust", "-f", LOCUSTFILE, *arguments],
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
-        )
-        try:
-            wait_until(lambda: len(service.claims) >= CLAIMS_MIN or locust.poll() is not None)
-            locust.send_signal(signal.SIGINT)
-            output, _ = locust.communicate(timeout=120)
-        finally:
-            locust.kill()
+        ) as locust:
+            try:
+                wait_until(lambda: len(service.claims) >= CLAIMS_MIN or locust.poll() is not None)
+                locust.send_signal(signal.SIGINT)
+                output, _ = locust.communicate(timeout=120)
+            finally:
+                locust.kill()
     assert service.claims, output
     assert words in output, output
     assert locust.returncode == status, output
