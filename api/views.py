@@ -19,6 +19,7 @@ from campaigns.replies import (
     CAMPAIGN_PREFIX,
     COUPON_PREFIX,
     Benefit,
+    CouponReply,
     ProposalReply,
     Window,
     benefit,
@@ -91,18 +92,9 @@ class FiguresView(msgspec.Struct, frozen=True):
     position: int
 
 
-class CouponView(msgspec.Struct, frozen=True):
+class CouponView(CouponReply, frozen=True):
     """A coupon. The redemption is there for its holder, its merchant, operators and auditors."""
 
-    coupon: str
-    campaign: str
-    n: int
-    state: str
-    face: Money
-    threshold: Money
-    valid_from: datetime
-    valid_until: datetime
-    claimed_at: datetime
     merchant: str | UnsetType = UNSET
     order: str | UnsetType = UNSET
     redeemed_at: datetime | UnsetType = UNSET

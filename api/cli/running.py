@@ -174,7 +174,6 @@ def _children(settings: Settings) -> list[Child]:
 
     environment = {**os.environ, **settings.as_environment()}
     # A person reads this terminal: without a word from them, only what is wrong is logged.
-    environment.setdefault("TIDEBOOK_LOG_LEVEL", "warning")
     if "TIDEBOOK_LOG_LEVEL" not in os.environ:
         environment["TIDEBOOK_LOG_LEVEL"] = "warning"
     return [
