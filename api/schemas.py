@@ -44,6 +44,9 @@ from ledger.money import MINOR_MAX
 QUOTA_MAX: Final = 1_000_000_000
 """Most coupons of one campaign; a province's year is 12 million."""
 MERCHANTS_MAX: Final = 1_000
+LOTTERY_SECONDS_MAX: Final = 30 * 24 * 3600
+"""Longest time that a lottery takes entries: registrations of provinces last days, not months."""
+ROOM_RATE_MAX: Final = 1_000_000
 YEARS: Final = (1970, 2200)
 """Instants outside these years are typing mistakes."""
 
@@ -214,6 +217,33 @@ class CouponTermsBody(Body):
         return self
 
 
+class IntakeBody(Body):
+    """How claims are taken in: first come, through a waiting room, or drawn by lot (摇号)."""
+
+    kind: Literal["first_come", "waiting_room", "lottery"]
+    seconds: Annotated[StrictInt, Field(ge=1, le=LOTTERY_SECONDS_MAX)] | None = Field(
+        None, description="lottery: claims of this many first seconds are drawn by lot."
+    )
+    rate_per_s: Annotated[StrictInt, Field(ge=1, le=ROOM_RATE_MAX)] | None = Field(
+        None, description="waiting_room: how many a second are let through to claim."
+    )
+
+    @model_validator(mode="after")
+    def _says_what_its_kind_needs(self) -> Self:
+        given = {"seconds": self.seconds, "rate_per_s": self.rate_per_s}
+        needed = {"lottery": "seconds", "waiting_room": "rate_per_s"}.get(self.kind)
+        for name, value in given.items():
+            if name == needed and value is None:
+                raise PydanticCustomError(
+                    "intake_incomplete", f"An intake of the kind {self.kind} needs {name}."
+                )
+            if name != needed and value is not None:
+                raise PydanticCustomError(
+                    "intake_without_use", f"An intake of the kind {self.kind} has no {name}."
+                )
+        return self
+
+
 class DraftBody(Body):
     """A campaign as an operator writes it down."""
 
@@ -234,6 +264,7 @@ class DraftBody(Body):
         | None
     ) = None
     restock: StrictBool = False
+    intake: IntakeBody | None = None
 
     @model_validator(mode="after")
     def _windows_fit(self) -> Self:
@@ -285,6 +316,15 @@ class RefundBody(Body):
     reason: Reason = "returned"
 
 
+class SessionBody(Body):
+    """What the caller says about itself; nothing of it is believed."""
+
+    device: (
+        Annotated[StrictStr, Field(min_length=1, max_length=128), AfterValidator(_plain_text)]
+        | None
+    ) = None
+
+
 class TokenBody(Body):
     """Whom a development token should name."""
 
@@ -311,6 +351,7 @@ BODIES: Final[tuple[type[Body], ...]] = (
     ReasonBody,
     RedemptionBody,
     RefundBody,
+    SessionBody,
     TokenBody,
 )
 

@@ -14,7 +14,7 @@ import msgspec
 from msgspec import UNSET, UnsetType
 
 from api.callers import Role
-from campaigns.campaign import Terms
+from campaigns.campaign import Intake, Terms
 from campaigns.replies import (
     CAMPAIGN_PREFIX,
     COUPON_PREFIX,
@@ -45,6 +45,7 @@ class CampaignView(msgspec.Struct, frozen=True):
     zone: str
     merchants: list[str] | None
     restock: bool
+    intake: Intake | UnsetType = UNSET
     version: int | UnsetType = UNSET
     quota: int | UnsetType = UNSET
     budget: Money | UnsetType = UNSET
@@ -177,6 +178,14 @@ class HeadView(msgspec.Struct, frozen=True):
     at: datetime | None
 
 
+class SessionReply(msgspec.Struct, frozen=True):
+    """A session: its token, when it ends, and the role that it is for."""
+
+    session_token: str
+    expires_at: datetime
+    role: Role
+
+
 class TokenReply(msgspec.Struct, frozen=True):
     """A bearer token."""
 
@@ -242,6 +251,7 @@ def campaign_view(row: CampaignFigures, role: Role) -> CampaignView:
         zone=terms.zone,
         merchants=terms.merchants,
         restock=terms.restock,
+        intake=terms.intake or UNSET,
     )
     if role not in STAFF:
         return view

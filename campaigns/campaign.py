@@ -25,8 +25,27 @@ POOL = "all"
 """A campaign has one pool of stock; release slots will bring more."""
 
 
-class Terms(msgspec.Struct, frozen=True, kw_only=True):
-    """What a coupon of a campaign is and who may have it. Instants in UTC, windows half-open."""
+IntakeKind = Literal["first_come", "waiting_room", "lottery"]
+
+
+class Intake(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """How claims are taken in: `seconds` is a lottery's time, `rate_per_s` a waiting room's."""
+
+    kind: IntakeKind = "first_come"
+    seconds: int = 0
+    rate_per_s: int = 0
+
+
+def _any_merchant() -> list[str] | None:
+    return None
+
+
+class Terms(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """What a coupon of a campaign is and who may have it. Instants in UTC, windows half-open.
+
+    The bytes of drafted campaigns are final: a later field with a plain default is left out where
+    it says nothing, while the older ones (those with a factory) are always written.
+    """
 
     kind: CouponKind
     face_minor: int
@@ -38,8 +57,9 @@ class Terms(msgspec.Struct, frozen=True, kw_only=True):
     valid_from: datetime
     valid_until: datetime
     zone: str
-    merchants: list[str] | None = None
-    restock: bool = False
+    merchants: list[str] | None = msgspec.field(default_factory=_any_merchant)
+    restock: bool = msgspec.field(default_factory=bool)
+    intake: Intake | None = None
 
 
 class CampaignDrafted(Event, frozen=True, kw_only=True):

@@ -10,8 +10,9 @@ from datetime import datetime
 from typing import Final
 
 import msgspec
+from msgspec import UNSET, UnsetType
 
-from campaigns.campaign import Campaign, Terms
+from campaigns.campaign import Campaign, Intake, Terms
 from campaigns.coupon import Coupon
 from ledger.books import Book, PublicId
 from ledger.money import Money
@@ -64,6 +65,7 @@ class CampaignReply(msgspec.Struct, frozen=True):
     quota: int
     budget: Money
     proposal: ProposalReply | None
+    intake: Intake | UnsetType = UNSET
 
 
 class CouponReply(msgspec.Struct, frozen=True):
@@ -148,6 +150,7 @@ def campaign_reply(book: Book, campaign: Campaign) -> CampaignReply:
         else ProposalReply(
             proposal.quota, Money(proposal.budget_minor, terms.currency), proposal.by
         ),
+        intake=terms.intake or UNSET,
     )
 
 

@@ -302,9 +302,10 @@ def _counts(counts: CouponCounts) -> dict[str, int]:
 
 
 def _fields(struct: Any) -> dict[str, Any]:
+    from msgspec import UNSET
     from msgspec.structs import asdict
 
-    return asdict(struct)
+    return {name: value for name, value in asdict(struct).items() if value is not UNSET}
 
 
 def _print_book(document: dict[str, Any]) -> None:

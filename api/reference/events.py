@@ -67,6 +67,7 @@ _MEANINGS: Final = {
     "zone": "IANA time zone in which the windows were meant",
     "merchants": "who may redeem; null for any merchant",
     "restock": "whether a coupon that ends goes back to stock",
+    "intake": "how claims are taken in; absent for first come, first served",
 }
 """Field → what it means. A field without an entry stops the page from being written."""
 
@@ -235,6 +236,7 @@ _NAMES: Final[dict[Any, str]] = {
     Actor: "object: `role`, `id`",
     Why: "object: `request`, `key`, `fingerprint`, `cause`",
     c.Terms: "object",
+    c.Intake: "object: `kind`, `seconds` (lottery), `rate_per_s` (waiting room)",
     NoneType: "null",
 }
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import timedelta
 from typing import Annotated, Any, Final, Literal
 
 from fastapi import APIRouter, Query, Request, Response
@@ -24,7 +25,7 @@ from api.views import (
 )
 from api.writes import Order, Write
 from campaigns import commands
-from campaigns.campaign import Terms
+from campaigns.campaign import Intake, Terms
 from campaigns.replies import CAMPAIGN_PREFIX, CampaignReply, CouponReply
 from ledger.books import Book, PublicId
 from ledger.money import Money
@@ -76,7 +77,34 @@ def _terms(body: DraftBody) -> Terms:
         zone=body.zone,
         merchants=body.merchants,
         restock=body.restock,
+        intake=_intake(body),
     )
+
+
+def _intake(body: DraftBody) -> Intake | None:
+    """First come is what a campaign without an intake does."""
+    intake = body.intake
+    if intake is None or intake.kind == "first_come":
+        return None
+    if intake.kind == "waiting_room":
+        return Intake(kind="waiting_room", rate_per_s=intake.rate_per_s or 0)
+    seconds = intake.seconds or 0
+    errors = []
+    if body.per_person_limit != 1:
+        errors.append(
+            FieldError(
+                "per_person_limit", "lottery_one_each", "A lottery gives one coupon a person: 1."
+            )
+        )
+    if body.claim_window.start + timedelta(seconds=seconds) > body.claim_window.until:
+        errors.append(
+            FieldError(
+                "intake.seconds", "after_claim_window", "A lottery ends inside the claim window."
+            )
+        )
+    if errors:
+        raise invalid_body(errors)
+    return Intake(kind="lottery", seconds=seconds)
 
 
 def _propose(order: Order[FundingBody], _service: Service) -> Command:
