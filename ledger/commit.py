@@ -167,15 +167,23 @@ class Limits:
 
 
 class Ticket:
-    """A queued request and whoever waits for it."""
+    """A queued request: its answer or its error once it is settled, and who hears of that."""
 
-    __slots__ = ("answer", "attempts", "error", "followers", "request", "wake")
+    __slots__ = ("answer", "attempts", "done", "error", "followers", "follows", "loop", "request")
 
-    def __init__(self, request: Request, wake: Callable[[Ticket], None] | None) -> None:
+    def __init__(
+        self,
+        request: Request,
+        done: Callable[[Ticket], None],
+        loop: asyncio.AbstractEventLoop | None,
+    ) -> None:
         self.request = request
-        self.wake = wake
+        self.done = done
+        self.loop = loop
         self.attempts = 0
-        self.followers: list[Ticket] = []
+        self.follows = False
+        """Whether an earlier request with this key was in flight, whose answer is awaited."""
+        self.followers: list[Ticket] | None = None
         self.answer: Answer | None = None
         self.error: Exception | None = None
 
@@ -229,17 +237,30 @@ class GroupCommit:
         """How many requests wait for the writer."""
         return len(self._queue)
 
+    def queue(
+        self, request: Request, loop: asyncio.AbstractEventLoop, done: Callable[[Ticket], None]
+    ) -> Ticket:
+        """Queue a request from an event loop; `done` is called there once the ticket is settled.
+
+        Raises `QueueFull` or `KeyReused` at once. Everybody of a batch is called in one turn of
+        the loop. There is no timer: who waits no longer stops listening, and then its outcome is
+        unknown, or, when the ticket `follows`, that of a request still in flight.
+        """
+        ticket = Ticket(request, done, loop)
+        self._enqueue(ticket)
+        return ticket
+
     def submit(self, request: Request) -> Future[Answer]:
         """Queue a request from any thread. Raises `QueueFull` or `KeyReused` at once."""
         future: Future[Answer] = Future()
 
-        def wake(ticket: Ticket) -> None:
+        def done(ticket: Ticket) -> None:
             if ticket.answer is not None:
                 future.set_result(ticket.answer)
             else:
                 future.set_exception(ticket.error or CommitError("not answered"))
 
-        self._enqueue(Ticket(request, wake))
+        self._enqueue(Ticket(request, done, None))
         return future
 
     async def answer(self, request: Request, timeout_s: float) -> Answer:
@@ -250,32 +271,32 @@ class GroupCommit:
         """
         loop = asyncio.get_running_loop()
         waiter: asyncio.Future[None] = loop.create_future()
-        ticket = _LoopTicket(request, loop, waiter)
-        leader = self._enqueue(ticket)
+
+        def done(_: Ticket) -> None:
+            if not waiter.done():
+                waiter.set_result(None)
+
+        ticket = self.queue(request, loop, done)
         timer = loop.call_later(timeout_s, _expire, waiter)
         try:
             await waiter
         except TimeoutError:
-            if leader is not ticket:
-                raise KeyInFlight from None
-            raise OutcomeUnknown from None
+            raise (KeyInFlight if ticket.follows else OutcomeUnknown) from None
         finally:
             timer.cancel()
         return ticket.result()
 
-    def _enqueue(self, ticket: Ticket) -> Ticket:
-        """Queue a ticket, or let it follow the one in flight with its key; return the leader."""
+    def _enqueue(self, ticket: Ticket) -> None:
+        """Queue a ticket, or let it follow the one in flight with its key."""
         request = ticket.request
-        with self._work:
+        with self._lock:
             if self._closing:
                 raise Closed
             if request.key is not None:
                 leader = self._in_flight.get((request.scope, request.key))
                 if leader is not None:
-                    if leader.request.fingerprint != request.fingerprint:
-                        raise KeyReused
-                    leader.followers.append(ticket)
-                    return leader
+                    _follow(leader, ticket)
+                    return
             if len(self._queue) >= self.limits.queue_max:
                 raise QueueFull
             if request.key is not None:
@@ -283,7 +304,6 @@ class GroupCommit:
             self._queue.append(ticket)
             if len(self._queue) == 1:
                 self._work.notify()
-        return ticket
 
     def _run(self) -> None:
         while batch := self._next_batch():
@@ -308,51 +328,54 @@ class GroupCommit:
             return [self._queue.popleft() for _ in range(count)]
 
     def _deliver(self, batch: list[Ticket]) -> None:
-        """Wake everybody whose request was in the batch: one call a loop, not one a request."""
-        by_loop: dict[asyncio.AbstractEventLoop, list[_LoopTicket]] = {}
+        """Tell everybody whose request was in the batch: one call a loop, not one a request."""
+        by_loop: dict[asyncio.AbstractEventLoop | None, list[Ticket]] = {}
         for ticket in self._settle(batch):
-            if isinstance(ticket, _LoopTicket):
-                by_loop.setdefault(ticket.loop, []).append(ticket)
-            elif ticket.wake is not None:
-                ticket.wake(ticket)
+            by_loop.setdefault(ticket.loop, []).append(ticket)
         for loop, tickets in by_loop.items():
+            if loop is None:
+                _tell(tickets)
+                continue
             with suppress(RuntimeError):  # the loop was closed: nobody waits there any more
-                loop.call_soon_threadsafe(_wake_all, tickets)
+                loop.call_soon_threadsafe(_tell, tickets)
 
     def _settle(self, batch: list[Ticket]) -> list[Ticket]:
-        settled: list[Ticket] = []
+        """End the flight of the batch's keys; return its tickets and those that follow them."""
+        settled = batch.copy()
         with self._lock:
             for ticket in batch:
                 request = ticket.request
-                settled.append(ticket)
-                if request.key is None:
-                    continue
-                self._in_flight.pop((request.scope, request.key), None)
-                for follower in ticket.followers:
-                    follower.error = ticket.error
-                    if ticket.answer is not None:
-                        follower.answer = ticket.answer._replace(replayed=True)
-                    settled.append(follower)
+                if request.key is not None:
+                    self._in_flight.pop((request.scope, request.key), None)
+        for ticket in batch:
+            if ticket.followers is not None:  # nobody joins them: the key is in flight no more
+                settled += _settled_alike(ticket, ticket.followers)
         return settled
 
 
-class _LoopTicket(Ticket):
-    """A ticket of somebody who waits in an event loop."""
-
-    __slots__ = ("loop", "waiter")
-
-    def __init__(
-        self, request: Request, loop: asyncio.AbstractEventLoop, waiter: asyncio.Future[None]
-    ) -> None:
-        super().__init__(request, None)
-        self.loop = loop
-        self.waiter = waiter
+def _follow(leader: Ticket, ticket: Ticket) -> None:
+    if leader.request.fingerprint != ticket.request.fingerprint:
+        raise KeyReused
+    ticket.follows = True
+    if leader.followers is None:
+        leader.followers = []
+    leader.followers.append(ticket)
 
 
-def _wake_all(tickets: list[_LoopTicket]) -> None:
+def _settled_alike(leader: Ticket, followers: list[Ticket]) -> list[Ticket]:
+    for follower in followers:
+        follower.error = leader.error
+        if leader.answer is not None:
+            follower.answer = leader.answer._replace(replayed=True)
+    return followers
+
+
+def _tell(tickets: list[Ticket]) -> None:
     for ticket in tickets:
-        if not ticket.waiter.done():
-            ticket.waiter.set_result(None)
+        try:
+            ticket.done(ticket)
+        except Exception:
+            logger.exception("whoever waited for an answer failed on hearing it")
 
 
 def _expire(waiter: asyncio.Future[None]) -> None:

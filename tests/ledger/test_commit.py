@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import threading
 from collections import Counter, deque
 from collections.abc import Iterator
@@ -25,6 +26,7 @@ from ledger.commit import (
     QueueFull,
     Request,
     StoreUnavailable,
+    Ticket,
     Verdict,
     View,
 )
@@ -226,6 +228,57 @@ def test_closing_finishes_what_has_queued(datastore: Datastore, database_url: st
     assert Counter(future.result(0).code for future in taken) == {"claimed": 40}
     with pytest.raises(Closed):
         desk.claim(campaign, person(99))
+
+
+def test_everybody_of_a_batch_is_told_in_one_turn_of_the_loop(
+    desk: Desk, database_url: str
+) -> None:
+    """Callbacks run in the loop, a follower's too, and one that fails does not silence the next."""
+    campaign = desk.opened(quota=9)
+    told: list[tuple[str, bool, int]] = []
+    turns: list[list[Ticket]] = []
+
+    async def press() -> list[Ticket]:
+        loop = asyncio.get_running_loop()
+        over = asyncio.Event()
+
+        def done(ticket: Ticket) -> None:
+            answer = ticket.result()
+            told.append((answer.code, answer.replayed, threading.get_ident()))
+            if len(told) == 1:
+                raise ZeroDivisionError
+            if len(told) == 4:
+                over.set()
+
+        def queue(n: int) -> Ticket:
+            who = person(n)
+            call = desk.call(tourist(who), f"press-{n}")
+            return desk.writer.queue(
+                ClaimCoupon(desk.book, campaign, who).request(call), loop, done
+            )
+
+        once = loop.call_soon_threadsafe
+
+        def call_soon_threadsafe(callback: Any, *arguments: Any) -> Any:
+            if arguments and isinstance(arguments[0], list):
+                turns.append(arguments[0])
+            return once(callback, *arguments)
+
+        loop.call_soon_threadsafe = call_soon_threadsafe  # type: ignore[assignment]
+        with head_held(database_url):
+            held = [queue(0)]  # whether alone in its batch or not
+            await asyncio.sleep(0)
+            queued = [queue(1), queue(2), queue(1)]
+        await asyncio.wait_for(over.wait(), 20)
+        return held + queued
+
+    tickets = asyncio.run(press())
+    assert [ticket.follows for ticket in tickets] == [False, False, False, True]
+    assert [code for code, *_ in told] == ["claimed"] * 4
+    assert sorted(replayed for _, replayed, _ in told) == [False, False, False, True]
+    assert {thread for *_, thread in told} == {threading.get_ident()}
+    assert len(turns) <= 2
+    assert tickets[3].result()[:3] == tickets[1].result()[:3]
 
 
 def test_two_writers_share_a_book(datastore: Datastore, database_url: str) -> None:
