@@ -52,7 +52,8 @@ class Event(msgspec.Struct, frozen=True, kw_only=True):
     """A stored fact. `at` is an instant in UTC that never decreases within a book.
 
     `originator_id` and `originator_version` name the stream and the place in it; they are
-    columns of the store, so they are empty in the state bytes.
+    columns of the store, so they are empty in the state bytes. A field that is `UNSET` is absent
+    from them: so a later version may add one, and older events keep their bytes.
     """
 
     TOPIC: ClassVar[str]
@@ -142,11 +143,15 @@ class _Codec:
             gc=False,
         )
         self._decoder = msgspec.json.Decoder(self._body)
+        self._optional = [f.name for f in fields if f.default is msgspec.UNSET]
         self._encoder = msgspec.json.Encoder()
 
     def encode(self, event: Event) -> bytes:
         fields = asdict(event)
         del fields["originator_id"], fields["originator_version"]
+        for name in self._optional:
+            if fields[name] is msgspec.UNSET:
+                del fields[name]
         return self._encoder.encode(fields)
 
     def decode(self, state: bytes, originator_id: UUID, originator_version: int) -> Event:
