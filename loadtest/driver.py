@@ -1,27 +1,30 @@
-"""A closed-loop HTTP/1.1 driver: each of K connections sends its next request once it is answered.
+"""An HTTP/1.1 driver: closed loop (the next request once one is answered) or open (by the clock).
 
 It has to be so cheap that the server under test is the bottleneck: the request bytes are built
 before the clock starts, one thread polls plain sockets (faster here than an event loop with its
 transports), and a reply is looked at just enough to find its end, its status and its problem code.
-It must never retry a request or drop one silently: when its connection breaks it is unknown.
+It must never retry a request or drop one silently: when its connection breaks it is unknown, and in
+the open loop every request that was meant to be sent has its line in the run.
 """
 
 from __future__ import annotations
 
 import argparse
+import gc
 import itertools
 import json
-import selectors
+import select
 import socket
 import sys
 from array import array
 from collections import Counter
 from dataclasses import dataclass, field
-from time import perf_counter
-from typing import TYPE_CHECKING, NamedTuple
+from time import perf_counter, process_time, time
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Iterable, Iterator, Sequence
+    from random import Random
 
 MAX_HEAD_BYTES = 64 * 1024
 """A reply whose head is longer than this is not HTTP that we understand."""
@@ -35,14 +38,18 @@ DRAIN_TIMEOUT_S = 60.0
 RECEIVE_BYTES = 64 * 1024
 """One read takes a whole reply; a longer one is put together."""
 
-CODES_MAX = 4096
-"""Bodies of refusals whose code is remembered, so that equal ones are parsed once."""
+LABELS_MAX = 4096
+"""Refusals whose code is remembered, so that equal ones are parsed once."""
 
 NOTHING = -1
 """The index of a connection that has no request in flight."""
 
 UNKNOWN = 0
 """The status recorded for a request whose reply never came."""
+
+LOST: Final = b'{"code":"connection_lost"}'
+NOT_SENT: Final = b'{"code":"not_sent"}'
+"""What is put down instead of a body: the reply never came; nobody was left to send it to."""
 
 
 class ProtocolError(Exception):
@@ -53,10 +60,22 @@ class Reply(NamedTuple):
     """One complete reply and the number of bytes it took."""
 
     status: int
-    head: bytes
     body: bytes
     size: int
     closes: bool
+
+
+def read_whole(data: bytes) -> tuple[int, bytes, int, bool] | None:
+    """As `read_reply`, in a quarter of its time, if `data` is one reply of the usual form."""
+    end = data.find(b"\r\n\r\n")
+    at = data.find(b"\r\ncontent-length: ", 0, end + 1)
+    if at < 0 or end < 0 or data[:9] != b"HTTP/1.1 ":
+        return None
+    size = end + 4 + int(data[at + 18 : data.find(b"\r", at + 18)])
+    if size != len(data):
+        return None
+    closes = data.find(b"onnection: close", 0, end) >= 0
+    return int(data[9:12]), data[end + 4 :], size, closes
 
 
 def read_reply(data: bytes) -> Reply | None:
@@ -73,20 +92,20 @@ def read_reply(data: bytes) -> Reply | None:
     closes = b"\r\nconnection: close" in head
     start = end + 4
     if status in (204, 304):
-        return Reply(status, head, b"", start, closes)
+        return Reply(status, b"", start, closes)
     at = head.find(b"\r\ncontent-length:")
     if at >= 0:
         stop = head.find(b"\r\n", at + 17)
         length = int(head[at + 17 : stop if stop >= 0 else end])
         if len(data) < start + length:
             return None
-        return Reply(status, head, data[start : start + length], start + length, closes)
+        return Reply(status, data[start : start + length], start + length, closes)
     if b"\r\ntransfer-encoding: chunked" in head:
-        return _read_chunked(data, status, head, start, closes)
+        return _read_chunked(data, status, start, closes)
     raise ProtocolError("a reply without a length")
 
 
-def _read_chunked(data: bytes, status: int, head: bytes, start: int, closes: bool) -> Reply | None:
+def _read_chunked(data: bytes, status: int, start: int, closes: bool) -> Reply | None:
     body: list[bytes] = []
     at = start
     while True:
@@ -98,7 +117,7 @@ def _read_chunked(data: bytes, status: int, head: bytes, start: int, closes: boo
         if len(data) < after:
             return None
         if length == 0:
-            return Reply(status, head, b"".join(body), after, closes)
+            return Reply(status, b"".join(body), after, closes)
         body.append(data[line + 2 : line + 2 + length])
         at = after
 
@@ -130,16 +149,24 @@ def build_request(
 
 @dataclass
 class Run:
-    """What a run saw: one entry per request that was sent, in the order of the replies."""
+    """What a run saw: one entry per request that was sent, in the order of the replies.
+
+    Moments are of `perf_counter`; `clock_s` added to one gives seconds since 1970. In an open loop
+    the latency counts from the moment at which the request was meant to be sent.
+    """
 
     started_s: float = 0.0
     ended_s: float = 0.0
     latencies_s: array[float] = field(default_factory=lambda: array("d"))
     requests: array[int] = field(default_factory=lambda: array("L"))
     statuses: array[int] = field(default_factory=lambda: array("H"))
+    sent_s: array[float] = field(default_factory=lambda: array("d"))
+    answered_s: array[float] = field(default_factory=lambda: array("d"))
     codes: Counter[str] = field(default_factory=Counter)
     bodies: dict[int, bytes] = field(default_factory=dict)
     cpu_s: dict[str, float] = field(default_factory=dict)
+    driver_cpu_s: float = 0.0
+    clock_s: float = 0.0
 
     @property
     def elapsed_s(self) -> float:
@@ -152,9 +179,7 @@ class Run:
 
     def rate(self, *, status: int | None = None) -> float:
         """Replies per second, all of them or those of one status."""
-        count = (
-            len(self.statuses) if status is None else sum(1 for s in self.statuses if s == status)
-        )
+        count = len(self.statuses) if status is None else self.statuses.count(status)
         return count / self.elapsed_s if self.elapsed_s > 0 else 0.0
 
     def percentile_ms(self, share: float) -> float:
@@ -168,16 +193,18 @@ class Run:
 class _Connection:
     """One keep-alive connection with at most one request in flight."""
 
-    __slots__ = ("buffer", "index", "sent_s", "socket")
+    __slots__ = ("buffer", "due_s", "index", "receive", "send", "sent_s", "socket")
 
     def __init__(self, address: tuple[str, int]) -> None:
         self.socket = socket.create_connection(address, CONNECT_TIMEOUT_S)
         self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         # A read happens only after the poll said readable, and a request fits the send buffer.
         self.socket.settimeout(None)
+        self.receive = self.socket.recv
+        self.send = self.socket.sendall
         self.buffer = b""
         self.index = NOTHING
-        self.sent_s = 0.0
+        self.sent_s = self.due_s = 0.0
 
 
 class Driver:
@@ -197,57 +224,75 @@ class Driver:
         self._duration_s = duration_s
         self._keep_bodies = keep_bodies
         self._deadline_s = float("inf")
-        self._selector = selectors.DefaultSelector()
+        self._poll = select.epoll()
+        self._connections: dict[int, _Connection] = {}
         self._in_flight = 0
-        self._code_of: dict[bytes, str] = {}
-        self._run = Run()
+        self._labels: dict[tuple[int, bytes], str] = {}
+        self._run = Run(clock_s=time() - perf_counter())
 
     def drive(self, connections: int) -> Run:
         """Run until the requests or the time are used up and every reply is in."""
         assert connections > 0
-        ready = [_Connection(self._address) for _ in range(connections)]
-        run = self._run
+        for _ in range(connections):
+            self._connect()
+        run, cpu_s, collecting = self._run, process_time(), gc.isenabled()
+        # Nothing here makes cycles, and a look through a million requests would stop the clock.
+        gc.disable()
         run.started_s = perf_counter()
         if self._duration_s is not None:
             self._deadline_s = run.started_s + self._duration_s
-        for connection in ready:
-            self._selector.register(connection.socket, selectors.EVENT_READ, connection)
-            self._send_next(connection, perf_counter())
         try:
+            self._start()
             self._loop()
         finally:
             run.ended_s = perf_counter()
-            for key in list(self._selector.get_map().values()):
-                key.data.socket.close()
-            self._selector.close()
+            run.driver_cpu_s = process_time() - cpu_s
+            if collecting:
+                gc.enable()
+            for connection in self._connections.values():
+                connection.socket.close()
+            self._poll.close()
         return run
 
+    def _start(self) -> None:
+        for connection in list(self._connections.values()):
+            self._next(connection, perf_counter())
+
     def _loop(self) -> None:
-        select, receive = self._selector.select, self._receive
+        poll, connections, receive = self._poll.poll, self._connections, self._receive
         while self._in_flight:
-            ready = select(DRAIN_TIMEOUT_S)
+            ready = poll(DRAIN_TIMEOUT_S)
             if not ready:
                 self._give_up()
                 return
-            for key, _ in ready:
-                receive(key.data)
+            for descriptor, _ in ready:
+                receive(connections[descriptor])
 
-    def _send_next(self, connection: _Connection, now_s: float) -> None:
+    def _next(self, connection: _Connection, now_s: float) -> None:
         """Send the next request, or leave the connection idle when there is none."""
-        following = None if now_s >= self._deadline_s else next(self._requests, None)
-        if following is None:
+        if now_s >= self._deadline_s:
             return
-        connection.index, request = following
+        for index, request in self._requests:
+            self._send(connection, index, request, now_s, now_s)
+            return
+
+    def _send(
+        self, connection: _Connection, index: int, request: bytes, now_s: float, due_s: float
+    ) -> None:
+        connection.index = index
         connection.sent_s = now_s
+        connection.due_s = due_s
         self._in_flight += 1
         try:
-            connection.socket.sendall(request)
+            connection.send(request)
         except OSError:
             self._lost(connection)
 
     def _receive(self, connection: _Connection) -> None:
         try:
-            data = connection.socket.recv(RECEIVE_BYTES)
+            data = connection.receive(RECEIVE_BYTES, socket.MSG_DONTWAIT)
+        except BlockingIOError:
+            return  # it was replaced since the poll
         except OSError:
             data = b""
         if not data:
@@ -255,74 +300,153 @@ class Driver:
             return
         if connection.buffer:
             data = connection.buffer + data
-        reply = read_reply(data)
+        reply = read_whole(data) or read_reply(data)
         if reply is None:
             connection.buffer = data
             return
-        if connection.index == NOTHING or reply.size != len(data):
+        status, body, size, closes = reply
+        if connection.index == NOTHING or size != len(data):
             raise ProtocolError("bytes that no request asked for")
         connection.buffer = b""
         now_s = perf_counter()
-        self._record(connection, now_s, reply)
-        if reply.closes:
+        self._finish(connection, now_s, status, body)
+        if closes:
             self._replace(connection)
         else:
-            self._send_next(connection, now_s)
+            self._next(connection, now_s)
 
-    def _record(self, connection: _Connection, now_s: float, reply: Reply) -> None:
-        run = self._run
-        run.requests.append(connection.index)
-        run.latencies_s.append(now_s - connection.sent_s)
-        run.statuses.append(reply.status)
-        if reply.status >= 400:
-            run.codes[f"{reply.status} {self._problem_code(reply.body)}".strip()] += 1
-        elif self._keep_bodies:
-            run.bodies[connection.index] = reply.body
+    def _finish(self, connection: _Connection, now_s: float, status: int, body: bytes) -> None:
+        """The request in flight is over, one way or the other."""
+        self._record(connection.index, connection.due_s, connection.sent_s, now_s, status, body)
         connection.index = NOTHING
         self._in_flight -= 1
 
-    def _problem_code(self, body: bytes) -> str:
-        code = self._code_of.get(body)
-        if code is None:
-            code = problem_code(body)
-            if len(self._code_of) < CODES_MAX:
-                self._code_of[body] = code
-        return code
+    def _record(
+        self, index: int, due_s: float, sent_s: float, now_s: float, status: int, body: bytes
+    ) -> None:
+        run = self._run
+        run.requests.append(index)
+        run.latencies_s.append(now_s - due_s)
+        run.statuses.append(status)
+        run.sent_s.append(sent_s)
+        run.answered_s.append(now_s)
+        if status >= 400 or status == UNKNOWN:
+            run.codes[self._labels.get((status, body)) or self._label(status, body)] += 1
+        elif self._keep_bodies:
+            run.bodies[index] = body
+
+    def _label(self, status: int, body: bytes) -> str:
+        label = f"{status} {problem_code(body)}".strip()
+        if len(self._labels) < LABELS_MAX:
+            self._labels[status, body] = label
+        return label
 
     def _lost(self, connection: _Connection) -> None:
         """The request in flight has an unknown outcome; go on with a fresh connection."""
         if connection.index != NOTHING:
-            self._unknown(connection)
+            self._finish(connection, perf_counter(), UNKNOWN, LOST)
         self._replace(connection)
 
-    def _unknown(self, connection: _Connection) -> None:
-        run = self._run
-        run.requests.append(connection.index)
-        run.latencies_s.append(perf_counter() - connection.sent_s)
-        run.statuses.append(UNKNOWN)
-        run.codes["0 connection_lost"] += 1
-        connection.index = NOTHING
-        self._in_flight -= 1
+    def _connect(self) -> _Connection:
+        connection = _Connection(self._address)
+        self._connections[connection.socket.fileno()] = connection
+        self._poll.register(connection.socket, select.EPOLLIN)
+        return connection
 
     def _replace(self, connection: _Connection) -> None:
         """Open another connection; a server that refuses costs us this one for good."""
-        self._selector.unregister(connection.socket)
+        del self._connections[connection.socket.fileno()]
         connection.socket.close()
         if perf_counter() >= self._deadline_s:
             return
         try:
-            fresh = _Connection(self._address)
+            fresh = self._connect()
         except OSError:
             self._run.codes["0 connection_refused"] += 1
             return
-        self._selector.register(fresh.socket, selectors.EVENT_READ, fresh)
-        self._send_next(fresh, perf_counter())
+        self._next(fresh, perf_counter())
 
     def _give_up(self) -> None:
         """Whatever is in flight after a silence this long is unknown."""
-        for key in self._selector.get_map().values():
-            if key.data.index != NOTHING:
-                self._unknown(key.data)
+        for connection in self._connections.values():
+            if connection.index != NOTHING:
+                self._finish(connection, perf_counter(), UNKNOWN, LOST)
+
+
+class OpenDriver(Driver):
+    """Sends each request at its own moment, whether or not the ones before it are answered.
+
+    A request that finds every connection busy waits here, and its waiting counts: otherwise a
+    server that stalls would be asked less just then, and look better than it is.
+    """
+
+    def __init__(
+        self,
+        host: str,
+        port: int,
+        requests: Iterable[bytes],
+        *,
+        due_s: Iterable[float],
+        keep_bodies: bool = False,
+    ) -> None:
+        """`due_s` are the intended moments in seconds from the start, in order."""
+        super().__init__(host, port, requests, keep_bodies=keep_bodies)
+        self._due = zip(due_s, self._requests, strict=False)
+        self._following = next(self._due, None)
+        self._idle: list[_Connection] = []
+
+    def drive(self, connections: int) -> Run:
+        """Run until every request that was meant to be sent has its line."""
+        run = super().drive(connections)
+        while self._following is not None:  # nobody was left to send it to
+            due_s, (index, _) = self._following
+            due_s += run.started_s
+            self._record(index, due_s, due_s, max(due_s, run.ended_s), UNKNOWN, NOT_SENT)
+            self._following = next(self._due, None)
+        return run
+
+    def _start(self) -> None:
+        self._idle = list(self._connections.values())
+
+    def _next(self, connection: _Connection, now_s: float) -> None:
+        """A free connection takes what is overdue, or waits for what comes."""
+        self._idle.append(connection)
+        self._send_due(now_s)
+
+    def _send_due(self, now_s: float) -> None:
+        started_s = self._run.started_s
+        while self._idle and self._following is not None:
+            due_s, (index, request) = self._following
+            due_s += started_s
+            if due_s > now_s:
+                return
+            self._following = next(self._due, None)
+            self._send(self._idle.pop(), index, request, now_s, due_s)
+
+    def _loop(self) -> None:
+        poll, connections, receive = self._poll.poll, self._connections, self._receive
+        while self._in_flight or (self._following is not None and self._connections):
+            silent_s = self._patience_s()
+            ready = poll(silent_s)
+            if not ready and silent_s >= DRAIN_TIMEOUT_S:
+                self._give_up()
+                return
+            for descriptor, _ in ready:
+                if descriptor in connections:  # else it was lost since the poll
+                    receive(connections[descriptor])
+            self._send_due(perf_counter())
+
+    def _replace(self, connection: _Connection) -> None:
+        """An idle connection that the server hung up on must not be sent to."""
+        if connection in self._idle:
+            self._idle.remove(connection)
+        super()._replace(connection)
+
+    def _patience_s(self) -> float:
+        """How long there is nothing to do but wait."""
+        if not self._idle or self._following is None:
+            return DRAIN_TIMEOUT_S
+        return max(0.0, self._following[0] + self._run.started_s - perf_counter())
 
 
 def drive(
@@ -337,6 +461,28 @@ def drive(
     """Send `requests` over `connections` in a closed loop until they or the time run out."""
     driver = Driver(host, port, requests, duration_s=duration_s, keep_bodies=keep_bodies)
     return driver.drive(connections)
+
+
+def drive_open(
+    host: str,
+    port: int,
+    requests: Iterable[bytes],
+    *,
+    due_s: Iterable[float],
+    connections: int,
+    keep_bodies: bool = False,
+) -> Run:
+    """Send each of `requests` at its moment, over at most so many connections."""
+    driver = OpenDriver(host, port, requests, due_s=due_s, keep_bodies=keep_bodies)
+    return driver.drive(connections)
+
+
+def arrivals(rate_per_s: float, duration_s: float, chance: Random) -> Iterator[float]:
+    """Moments at which people come who know nothing of each other: so many a second on average."""
+    at_s = chance.expovariate(rate_per_s)
+    while at_s < duration_s:
+        yield at_s
+        at_s += chance.expovariate(rate_per_s)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
