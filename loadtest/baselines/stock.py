@@ -12,7 +12,6 @@ measured to be its best.
 
 from __future__ import annotations
 
-import argparse
 import json
 import os
 import sys
@@ -30,10 +29,10 @@ from eventsourcing.postgres import PostgresApplicationRecorder
 from eventsourcing.utils import get_topic
 from fastapi import FastAPI, Header
 from fastapi.responses import Response
-from granian.constants import Interfaces
-from granian.server import Server
 from psycopg.conninfo import conninfo_to_dict
 from pydantic import BaseModel, ConfigDict, Field
+
+from loadtest.baselines import serving
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Sequence
@@ -291,29 +290,18 @@ def _pool_size() -> int:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Serve the baseline until terminated."""
-    parser = argparse.ArgumentParser(
-        prog="python -m loadtest.baselines.stock",
-        description="Serve claims with FastAPI and the stock eventsourcing recorder.",
+    parser = serving.parser(
+        "python -m loadtest.baselines.stock",
+        "Serve claims with FastAPI and the stock eventsourcing recorder.",
+        workers=WORKERS_DEFAULT,
     )
     parser.add_argument("--database-url", required=True)
-    parser.add_argument("--host", default="127.0.0.1")
-    parser.add_argument("--port", type=int, required=True)
-    parser.add_argument("--workers", type=int, default=WORKERS_DEFAULT)
     parser.add_argument("--pool-size", type=int, default=POOL_SIZE_DEFAULT)
     options = parser.parse_args(arguments)
     os.environ[DATABASE_URL] = options.database_url
     os.environ[POOL_SIZE] = str(options.pool_size)
     Coupons(env=_environment()).close()  # creates the tables once, before the workers race for it
-    Server(
-        "loadtest.baselines.stock:create_app",
-        factory=True,
-        address=options.host,
-        port=options.port,
-        workers=options.workers,
-        interface=Interfaces.ASGI,
-        log_access=False,
-        log_level="error",  # type: ignore[arg-type]
-    ).serve()
+    serving.serve("loadtest.baselines.stock:create_app", options, factory=True)
     return 0
 
 
