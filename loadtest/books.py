@@ -1,0 +1,564 @@
+"""A book folded a second time, event by event, in the plainest way: what must not be is collected.
+
+Whatever grows with the number of events lies in a temporary SQLite database that spills to disk, so
+a book of millions of events takes tens of MiB. Only campaigns and accounts of sponsors, pots and
+merchants are held in memory. Findings are values; none is ever swallowed, and an event that this
+module does not know is a finding, not something to skip.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from collections import Counter, defaultdict
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Sequence
+
+    from loadtest.client import Json
+
+FINDINGS_MAX: Final = 1000
+"""More than this are not kept: a store that broken is not read further."""
+
+STATES: Final = ("held", "redeemed", "expired", "voided", "reclaimed")
+FOREVER: Final = 2**62
+"""The end of a span that has not ended."""
+CACHE_KIB: Final = 64 * 1024
+"""Pages of the temporary tables that may lie in memory; the others are on disk."""
+
+_TABLES: Final = """
+CREATE TEMP TABLE coupon (
+    id TEXT PRIMARY KEY, campaign TEXT, person TEXT, n INT, face_minor INT, threshold_minor INT,
+    state TEXT, merchant TEXT, reference TEXT, version INT, claimed INT, at TEXT
+) WITHOUT ROWID;
+CREATE TEMP TABLE holder (
+    campaign TEXT, person TEXT, claimed INT, minor INT, PRIMARY KEY (campaign, person)
+) WITHOUT ROWID;
+CREATE TEMP TABLE span (
+    what TEXT, thing TEXT, since INT, until INT, PRIMARY KEY (what, thing, since)
+) WITHOUT ROWID;
+CREATE TEMP TABLE effect (
+    position INTEGER PRIMARY KEY, topic TEXT, thing TEXT, campaign TEXT, key TEXT, at TEXT
+);
+CREATE INDEX temp.effect_key ON effect (key);
+"""
+
+_NEW_COUPON: Final = "INSERT INTO coupon VALUES (?, ?, ?, ?, ?, ?, 'held', '', '', ?, ?, ?)"
+_COUPON: Final = """
+SELECT campaign, person, face_minor, threshold_minor, state, merchant, reference, version
+FROM coupon WHERE id = ?
+"""
+_CHANGED: Final = (
+    "UPDATE coupon SET state = ?, merchant = ?, reference = ?, version = ? WHERE id = ?"
+)
+_HELD: Final = """
+INSERT INTO holder VALUES (?1, ?2, ?3, ?4) ON CONFLICT DO UPDATE
+SET claimed = claimed + ?3, minor = minor + ?4 RETURNING claimed, minor
+"""
+_EFFECT: Final = "INSERT OR IGNORE INTO effect VALUES (?, ?, ?, ?, ?, ?)"
+_SPAN_BEGINS: Final = "INSERT OR IGNORE INTO span VALUES (?, ?, ?, ?)"
+_SPAN_ENDS: Final = "UPDATE span SET until = ? WHERE what = ? AND thing = ? AND until = ?"
+
+
+class Finding(NamedTuple):
+    """One thing that must not be: the rule, where it was seen, and what was seen."""
+
+    rule: str
+    position: int
+    detail: str
+
+    def __str__(self) -> str:
+        return f"{self.rule} at {self.position}: {self.detail}"
+
+
+class Verdict(NamedTuple):
+    """One rule: how often it was checked, and how often it did not hold."""
+
+    rule: str
+    checked: int
+    broken: int
+
+
+@dataclass
+class Campaign:
+    """One campaign as its events say, up to now."""
+
+    state: str = "draft"
+    limit: int = 0
+    restock: bool = False
+    currency: str = ""
+    face_minor: int = 0
+    claim_from: str = ""
+    claim_until: str = ""
+    quota: int = 0
+    budget_minor: int = 0
+    issued: int = 0
+    granted_minor: int = 0
+    claimed: int = 0
+    most_issued: int = 0
+    version: int = 0
+
+
+class _Coupon(NamedTuple):
+    """One coupon as its events say, up to now."""
+
+    campaign: str
+    person: str
+    face_minor: int
+    threshold_minor: int
+    state: str = "held"
+    merchant: str = ""
+    order: str = ""
+    version: int = 0
+
+
+class Judge:
+    """Counts what was checked, rule by rule, and keeps what was found broken."""
+
+    def __init__(self) -> None:
+        self.findings: list[Finding] = []
+        self.position = 0
+        self._checked: Counter[str] = Counter()
+        self._broken: Counter[str] = Counter()
+
+    def check(self, rule: str, holds: bool, detail: str) -> None:
+        """Count a check; keep it as a finding when it does not hold."""
+        self._checked[rule] += 1
+        if not holds:
+            self._broken[rule] += 1
+            if len(self.findings) < FINDINGS_MAX:
+                self.findings.append(Finding(rule, self.position, detail))
+
+    def find(self, rule: str, detail: str) -> None:
+        """Keep what is wrong however one looks at it."""
+        self.check(rule, holds=False, detail=detail)
+
+    def checked(self, rule: str, times: int) -> None:
+        """Count checks that were made elsewhere and held."""
+        self._checked[rule] += times
+
+    def verdicts(self) -> list[Verdict]:
+        """Every rule that was checked at least once, in the order of first use."""
+        return [Verdict(rule, n, self._broken[rule]) for rule, n in self._checked.items()]
+
+
+class Books(Judge):
+    """Folds events in order and collects what must not be."""
+
+    def __init__(self, shelf: sqlite3.Connection | None = None) -> None:
+        """Keep the fold beside what lies on `shelf`, in temporary tables of its connection."""
+        super().__init__()
+        self.shelf = sqlite3.connect("", isolation_level=None) if shelf is None else shelf
+        self.shelf.execute("PRAGMA temp_store = FILE")
+        self.shelf.execute(f"PRAGMA temp.cache_size = {-CACHE_KIB}")
+        self.shelf.executescript(_TABLES)
+        self.campaigns: dict[str, Campaign] = {}
+        self.balances: defaultdict[tuple[str, str], int] = defaultdict(int)
+        """Of sponsors, pots and merchants; what holders have is on the shelf."""
+        self._at = ""
+        self._open_spans: set[tuple[str, str]] = set()
+        self._apply: dict[str, Callable[[Json], None]] = {
+            "campaign.drafted": self._drafted,
+            "campaign.funding_proposed": self._proposed,
+            "campaign.funded": self._funded,
+            "campaign.opened": self._opened,
+            "campaign.paused": self._paused,
+            "campaign.resumed": self._opened,
+            "campaign.closed": self._closed,
+            "campaign.budget_reclaimed": self._budget_reclaimed,
+            "coupon.claimed": self._claimed,
+            "coupon.redeemed": self._redeemed,
+            "coupon.refunded": self._refunded,
+            "coupon.reclaimed": self._returned,
+            "coupon.expired": self._returned,
+            "coupon.voided": self._returned,
+        }
+
+    def add(self, event: Json) -> None:
+        """Check one event against all that came before it."""
+        self._check_order(event)
+        apply = self._apply.get(event["topic"])
+        if apply is None:
+            self.find("known events only", str(event["topic"]))
+            return
+        self.checked("known events only", 1)
+        apply(event)
+        key = event.get("why", {}).get("key")
+        if key is not None and event["topic"].startswith("coupon."):
+            self._put(_EFFECT, event["position"], event["topic"], _stream(event), _of(event), key)
+
+    def _put(self, statement: str, *values: Any) -> None:
+        self.shelf.execute(statement, (*values, self._at) if statement is _EFFECT else values)
+
+    # --- order ------------------------------------------------------------------------------
+
+    def _check_order(self, event: Json) -> None:
+        position = event["position"]
+        expected = self.position + 1
+        self.position = position
+        self.check("positions are dense", position == expected, f"{expected} was expected")
+        self.check("time does not run back", event["at"] >= self._at, event["at"])
+        self._at = event["at"]
+
+    def _check_version(self, event: Json, before: int) -> None:
+        version = event["version"]
+        detail = f"{_stream(event)} version {version}"
+        self.check("versions are dense", version == before + 1, detail)
+
+    # --- campaigns --------------------------------------------------------------------------
+
+    def _campaign(self, event: Json) -> Campaign:
+        campaign = _of(event)
+        known = campaign in self.campaigns
+        self.check("campaigns are drafted first", known, campaign)
+        return self.campaigns.setdefault(campaign, Campaign())
+
+    def _turned(self, event: Json) -> Campaign:
+        """The campaign whose own event this is, one version further."""
+        campaign = self._campaign(event)
+        self._check_version(event, campaign.version)
+        campaign.version = event["version"]
+        return campaign
+
+    def _drafted(self, event: Json) -> None:
+        self._check_version(event, 0)
+        terms = event["terms"]
+        self.campaigns[_stream(event)] = Campaign(
+            limit=terms["per_person_limit"],
+            restock=terms["restock"],
+            currency=terms.get("currency", ""),
+            face_minor=terms.get("face_minor", 0),
+            claim_from=terms.get("claim_from", ""),
+            claim_until=terms.get("claim_until", ""),
+            version=event["version"],
+        )
+        self._mark("not_open", _stream(event), holds=True)
+
+    def _proposed(self, event: Json) -> None:
+        self._turned(event)
+
+    def _funded(self, event: Json) -> None:
+        campaign = self._turned(event)
+        change = event["budget_minor"] - campaign.budget_minor
+        self.check(
+            "funding adds up",
+            change == event["budget_change_minor"]
+            and event["quota"] - campaign.quota == event["quota_change"],
+            f"budget {campaign.budget_minor} → {event['budget_minor']}",
+        )
+        campaign.quota, campaign.budget_minor = event["quota"], event["budget_minor"]
+        campaign.currency = event["currency"]
+        self._move(event, f"sponsor:{event['sponsor']}", _pot(event), change)
+        self._check_stock(campaign, _of(event))
+        if campaign.state == "draft":
+            campaign.state = "funded"
+
+    def _opened(self, event: Json) -> None:
+        campaign = self._turned(event)
+        self.check("a closed campaign stays closed", campaign.state != "closed", event["topic"])
+        campaign.state = "open"
+        self._mark("not_open", _of(event), holds=False)
+
+    def _paused(self, event: Json) -> None:
+        self._turned(event).state = "paused"
+        self._mark("not_open", _of(event), holds=True)
+
+    def _closed(self, event: Json) -> None:
+        self._turned(event).state = "closed"
+        self._mark("not_open", _of(event), holds=True)
+
+    def _budget_reclaimed(self, event: Json) -> None:
+        campaign, amount = self._turned(event), event["amount_minor"]
+        free = campaign.budget_minor - campaign.granted_minor
+        self.check("a close reclaims what is free", amount == free, f"{amount} of {free}")
+        campaign.budget_minor -= amount
+        self._move(event, _pot(event), f"sponsor:{event['sponsor']}", amount)
+
+    def _check_stock(self, campaign: Campaign, name: str) -> None:
+        """Nothing beyond stock or budget; remember since when there is nothing left."""
+        issued, quota = campaign.issued, campaign.quota
+        granted, budget = campaign.granted_minor, campaign.budget_minor
+        self.check("issued ≤ quota", issued <= quota, f"{issued} > {quota}")
+        self.check("granted ≤ budget", granted <= budget, f"{granted} > {budget}")
+        self._mark("sold_out", name, holds=issued >= quota)
+        self._mark("budget_exhausted", name, holds=budget - granted < campaign.face_minor)
+
+    def _mark(self, what: str, thing: str, *, holds: bool) -> None:
+        """Begin or end the span of positions in which something is so."""
+        mark = (what, thing)
+        if holds and mark not in self._open_spans:
+            self._open_spans.add(mark)
+            self._put(_SPAN_BEGINS, what, thing, self.position, FOREVER)
+        elif not holds and mark in self._open_spans:
+            self._open_spans.remove(mark)
+            self._put(_SPAN_ENDS, self.position, what, thing, FOREVER)
+
+    # --- coupons ----------------------------------------------------------------------------
+
+    def _claimed(self, event: Json) -> None:
+        name, campaign = _of(event), self._campaign(event)
+        person, face, stream = event["person"], event["face_minor"], _stream(event)
+        self.check("claims only while open", campaign.state == "open", campaign.state)
+        [(count, _)] = self.shelf.execute(_HELD, (name, person, 1, 0)).fetchall()
+        self.check(
+            "the limit per person",
+            event["n"] == count <= campaign.limit,
+            f"{person} claims number {event['n']} of {campaign.limit}",
+        )
+        campaign.claimed += 1
+        campaign.issued += 1
+        campaign.most_issued = max(campaign.most_issued, campaign.issued)
+        campaign.granted_minor += face
+        self._check_stock(campaign, name)
+        self._issue(event, name, stream)
+        self._move(event, _pot(event), (name, person), face)
+
+    def _issue(self, event: Json, campaign: str, stream: str) -> None:
+        self._check_version(event, 0)
+        worth = (event["n"], event["face_minor"], event["threshold_minor"])
+        place = (event["version"], event["position"], event["at"])
+        try:
+            self._put(_NEW_COUPON, stream, campaign, event["person"], *worth, *place)
+            self.checked("a coupon is claimed once", 1)
+        except sqlite3.IntegrityError:
+            self.find("a coupon is claimed once", stream)
+
+    def _coupon(self, event: Json, *states: str) -> _Coupon:
+        stream = _stream(event)
+        row = self.shelf.execute(_COUPON, (stream,)).fetchone()
+        self.check("coupons are claimed first", row is not None, stream)
+        if row is None:
+            return _Coupon(_of(event), event["person"], 0, 0)
+        coupon = _Coupon(*row)
+        self._check_version(event, coupon.version)
+        self.check(f"{event['topic']} only when {states}", coupon.state in states, coupon.state)
+        self.check(
+            "a coupon keeps its holder and campaign",
+            (coupon.person, coupon.campaign) == (event["person"], _of(event)),
+            stream,
+        )
+        return coupon
+
+    def _change(self, event: Json, state: str, merchant: str = "", order: str = "") -> None:
+        self._put(_CHANGED, state, merchant, order, event["version"], _stream(event))
+
+    def _redeemed(self, event: Json) -> None:
+        coupon = self._coupon(event, "held")
+        discount, total = event["discount_minor"], event["order_total_minor"]
+        self.check("a discount is the face value", discount == coupon.face_minor, str(discount))
+        self.check(
+            "an order reaches the threshold",
+            total >= max(coupon.threshold_minor, discount),
+            f"{total} < {coupon.threshold_minor}",
+        )
+        merchant = event["merchant"]
+        self._change(event, "redeemed", merchant, event["order"])
+        self._put(_SPAN_BEGINS, "already_redeemed", _stream(event), self.position, FOREVER)
+        holder = (coupon.campaign, coupon.person)
+        self._move(event, holder, f"merchant:{merchant}", discount)
+
+    def _refunded(self, event: Json) -> None:
+        coupon, amount = self._coupon(event, "redeemed"), event["amount_minor"]
+        self.check("a refund is what was redeemed", amount == coupon.face_minor, str(amount))
+        self.check(
+            "a refund is for the order that was redeemed",
+            (event["merchant"], event["order"]) == (coupon.merchant, coupon.order),
+            f"{event['merchant']} {event['order']}",
+        )
+        self._change(event, "held")
+        self._put(_SPAN_ENDS, self.position, "already_redeemed", _stream(event), FOREVER)
+        holder = (coupon.campaign, coupon.person)
+        self._move(event, f"merchant:{event['merchant']}", holder, amount)
+
+    def _returned(self, event: Json) -> None:
+        """Reclaimed, expired or voided: the value leaves the holder for good."""
+        coupon, campaign = self._coupon(event, "held"), self._campaign(event)
+        amount, name = event["amount_minor"], _of(event)
+        self.check("all of a coupon returns", amount == coupon.face_minor, str(amount))
+        self._change(event, event["topic"].partition(".")[2])
+        campaign.granted_minor -= amount
+        if campaign.restock:
+            campaign.issued -= 1
+        if event["to"] == "sponsor":
+            campaign.budget_minor -= amount
+            target = f"sponsor:{event['sponsor']}"
+        else:
+            target = _pot(event)
+        self._check_stock(campaign, name)
+        self._move(event, (coupon.campaign, coupon.person), target, amount)
+
+    # --- money ------------------------------------------------------------------------------
+
+    def _move(
+        self, event: Json, source: str | tuple[str, str], target: str | tuple[str, str], minor: int
+    ) -> None:
+        """Move money; only a sponsor, who brings it from outside, may stand below zero.
+
+        A holder's account is one for each campaign: that none of them is negative is more than
+        that their sum is not.
+        """
+        currency = event["currency"]
+        for account, change in ((source, -minor), (target, minor)):
+            if isinstance(account, tuple):
+                [(_, balance)] = self.shelf.execute(_HELD, (*account, 0, change)).fetchall()
+            else:
+                self.balances[account, currency] += change
+                balance = self.balances[account, currency]
+            self.check(
+                "nothing is negative",
+                balance >= 0 or (isinstance(account, str) and account.startswith("sponsor:")),
+                f"{account} has {balance} {currency}",
+            )
+
+    def check_conservation(self) -> None:
+        """At the end: what sponsors gave is in pots, with holders and with merchants."""
+        totals: defaultdict[str, int] = defaultdict(int)
+        for (_, currency), balance in self.balances.items():
+            totals[currency] += balance
+        held = 0
+        rows = self.shelf.execute("SELECT campaign, sum(minor) FROM holder GROUP BY campaign")
+        for campaign, minor in rows:
+            totals[self.campaigns[campaign].currency] += minor
+            held += minor
+        for currency, total in totals.items():
+            self.check("money is conserved", total == 0, f"{total} {currency}")
+        worth = self._number("SELECT coalesce(sum(face_minor), 0) FROM coupon WHERE state = 'held'")
+        self.check("holders hold their coupons' worth", held == worth, f"{held} ≠ {worth}")
+
+    # --- what the fold knows ----------------------------------------------------------------
+
+    @property
+    def coupon_count(self) -> int:
+        """How many coupons were ever claimed."""
+        return self._number("SELECT count(*) FROM coupon")
+
+    def states(self, campaign: str | None = None) -> dict[str, tuple[int, int]]:
+        """Number and face value of the coupons in each state, of one campaign or of all."""
+        rows = self.shelf.execute(
+            "SELECT state, count(*), sum(face_minor) FROM coupon"
+            " WHERE ?1 IS NULL OR campaign = ?1 GROUP BY state",
+            (campaign,),
+        )
+        return {state: (count, minor) for state, count, minor in rows}
+
+    def is_so(self, what: str, thing: str, low: int, high: int) -> bool:
+        """Whether something was so after at least one position from `low` to `high`."""
+        last = self.shelf.execute(
+            "SELECT until FROM span WHERE what = ? AND thing = ? AND since <= ?"
+            " ORDER BY since DESC LIMIT 1",
+            (what, thing, high),
+        ).fetchone()
+        return last is not None and last[0] > low
+
+    def _number(self, query: str, *values: Any) -> int:
+        return int(self.shelf.execute(query, values).fetchone()[0])
+
+    # --- against what was answered ------------------------------------------------------------
+
+    def check_claim_answers(
+        self, campaign: str, acknowledged: Iterable[str], *, unknown: int, sold_out: int = 0
+    ) -> None:
+        """Every claim answered with 2xx is in the store, and nothing that nobody asked for.
+
+        `unknown` requests had no answer or a 5xx: each of them may or may not have claimed.
+        """
+        name = plain_id(campaign)
+        stock = self.campaigns.get(name, Campaign())
+        answered = Counter(plain_id(coupon) for coupon in acknowledged)
+        stored = 0
+        for coupon, count in answered.items():
+            self.check("one answer per claim", count == 1, f"{coupon} answered {count} times")
+            row = self.shelf.execute(_COUPON, (coupon,)).fetchone()
+            is_stored = row is not None and row[0] == name
+            stored += is_stored
+            self.check("what was answered is stored", is_stored, coupon)
+        mine = self._number("SELECT count(*) FROM coupon WHERE campaign = ?", name)
+        extra = mine - stored
+        self.check("what is stored was asked for", extra <= unknown, f"{extra} > {unknown}")
+        self.check(
+            "sold out is said when it is so",
+            not sold_out or stock.most_issued == stock.quota,
+            f"{stock.most_issued} of {stock.quota} were ever out",
+        )
+
+    def check_figures(self, campaign: str, figures: Json) -> None:
+        """The service's figures of a campaign equal the fold of its events."""
+        stock = self.campaigns.get(plain_id(campaign))
+        self.check("campaigns are drafted first", stock is not None, campaign)
+        if stock is None:
+            return
+        states = self.states(plain_id(campaign))
+        money = figures["money"]
+        said = {
+            "quota": figures["quota"],
+            **{state: figures["coupons"][state] for state in ("claimed", *STATES)},
+            "pot": money["pot"]["amount_minor"],
+            "held money": money["held"]["amount_minor"],
+        }
+        folded = {
+            "quota": stock.quota,
+            "claimed": stock.claimed,
+            **{state: states.get(state, (0, 0))[0] for state in STATES},
+            "pot": stock.budget_minor - stock.granted_minor,
+            "held money": states.get("held", (0, 0))[1],
+        }
+        for name, expected in folded.items():
+            self.check(
+                "figures equal the fold",
+                said[name] == expected,
+                f"{name} {said[name]}, folded {expected}",
+            )
+
+    def merchants(self) -> list[str]:
+        """Everybody who ever redeemed a coupon."""
+        accounts = {account for account, _ in self.balances}
+        return sorted(a.removeprefix("merchant:") for a in accounts if a.startswith("merchant:"))
+
+    def check_merchant(self, merchant: str, balances: Sequence[Json]) -> None:
+        """What the service says that it owes a merchant equals the fold."""
+        said = {b["balance"]["currency"]: b["balance"]["amount_minor"] for b in balances}
+        ours = {
+            currency: minor
+            for (account, currency), minor in self.balances.items()
+            if account == f"merchant:{merchant}"
+        }
+        for currency in said.keys() | ours.keys():
+            self.check(
+                "a merchant's balance equals the fold",
+                said.get(currency, 0) == ours.get(currency, 0),
+                f"{merchant} {said.get(currency, 0)} ≠ {ours.get(currency, 0)} {currency}",
+            )
+
+
+def plain_id(public_id: str) -> str:
+    """The 32 hex digits by which a thing is the same in answers and in events."""
+    return public_id.replace("-", "").rpartition("_")[2]
+
+
+def flat(event: Json) -> Json:
+    """An event of the feed with what its state says beside its place in the book."""
+    state: Json = event["state"]
+    return {**state, **event}
+
+
+def fold(events: Iterable[Json], shelf: sqlite3.Connection | None = None) -> Books:
+    """All events, checked one by one and as a whole."""
+    books = Books(shelf)
+    for event in events:
+        books.add(flat(event))
+    books.check_conservation()
+    return books
+
+
+def _stream(event: Json) -> str:
+    return plain_id(event["stream"])
+
+
+def _of(event: Json) -> str:
+    """The campaign that an event is about."""
+    return plain_id(event["campaign"]) if "campaign" in event else _stream(event)
+
+
+def _pot(event: Json) -> str:
+    return f"campaign:{_of(event)}"
