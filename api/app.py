@@ -19,20 +19,22 @@ from api.bodies import mistake
 from api.errors import Problem, not_found
 from api.exchange import Incoming, Reply, internal_error
 from api.fastpath import Front
-from api.routes import books, campaigns, coupons, development, merchants, operations
+from api.routes import books, campaigns, coupons, development, merchants, operations, sessions
 from api.routes.ordinary import as_response, call_of
 from api.service import Service
 
 DESCRIPTION: Final = """
 An event-sourced ledger for coupons: every claim, redemption, refund and expiry exactly once.
 
-* Every POST carries an `Idempotency-Key`. The same key and body get the same reply, byte for byte.
+* Every write is a POST with an `Idempotency-Key`: the same key and body get the same reply, byte
+  for byte.
 * 2xx is committed. 4xx surely had no effect. After 5xx or no answer, the same key tells.
 * Errors are `application/problem+json` with a stable `code`; each code has a page at its `type`.
 * Money is whole minor units with a currency. Times have their offset.
 """
 
 TAGS: Final = [
+    {"name": "sessions", "description": "Sign in once, then call with a short-lived token."},
     {"name": "campaigns", "description": "Draft, fund, open, pause, close; claim."},
     {"name": "coupons", "description": "Redeem, refund, void; one's own wallet."},
     {"name": "merchants", "description": "Balances and redemptions of the caller's merchant."},
@@ -42,6 +44,7 @@ TAGS: Final = [
 ]
 
 ROUTERS: Final = (
+    sessions.router,
     campaigns.router,
     coupons.router,
     merchants.router,

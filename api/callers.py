@@ -9,8 +9,9 @@ from __future__ import annotations
 import hashlib
 import hmac
 import re
-from dataclasses import dataclass
 from typing import Final, Literal, get_args
+
+import msgspec
 
 from ledger.events import Actor
 
@@ -18,11 +19,11 @@ Role = Literal["tourist", "merchant", "operator", "auditor"]
 ROLES: Final[tuple[Role, ...]] = get_args(Role)
 
 PSEUDONYM_BYTES: Final = 16
+DEVICE_BYTES: Final = 8
 MERCHANT: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 
 
-@dataclass(frozen=True, slots=True)
-class Caller:
+class Caller(msgspec.Struct, frozen=True, gc=False):
     """A verified caller.
 
     `person` is the pseudonym of whoever holds the token. The actor is that person, except that a
@@ -35,13 +36,26 @@ class Caller:
     actor: Actor
     scope: str
     """Where this caller's idempotency keys live, apart from everybody else's."""
+    session: bytes | None = None
+    """The session's id, when the caller showed a session token."""
+    device: str | None = None
+    """A mark of the device that the session was begun on, in hex; it tells nothing but sameness."""
 
     @classmethod
-    def of(cls, role: Role, person: str, merchant: str | None = None) -> Caller:
+    def of(
+        cls,
+        role: Role,
+        person: str,
+        merchant: str | None = None,
+        session: bytes | None = None,
+        device: str | None = None,
+    ) -> Caller:
         """Return the caller with this role; a merchant's caller names its merchant."""
         assert (merchant is not None) == (role == "merchant"), "merchants have a merchant"
-        actor = Actor(role, merchant if merchant is not None else person)
-        return cls(role, person, merchant, actor, f"{actor.role}:{actor.id}")
+        acts_as = person if merchant is None else merchant
+        return cls(
+            role, person, merchant, Actor(role, acts_as), f"{role}:{acts_as}", session, device
+        )
 
 
 class Pseudonyms:
@@ -52,6 +66,13 @@ class Pseudonyms:
 
     def of(self, identity: str) -> str:
         """Return the pseudonym of an identity: 32 hex digits of HMAC-SHA256."""
+        return self._digest(identity.encode())[:PSEUDONYM_BYTES].hex()
+
+    def device(self, name: str) -> bytes:
+        """Return the mark of a device: 8 bytes that are the same whenever it names itself so."""
+        return self._digest(b"device\0" + name.encode())[:DEVICE_BYTES]
+
+    def _digest(self, text: bytes) -> bytes:
         mac = self._mac.copy()
-        mac.update(identity.encode())
-        return mac.digest()[:PSEUDONYM_BYTES].hex()
+        mac.update(text)
+        return mac.digest()

@@ -21,9 +21,16 @@ from api.errors import BY_CODE, CONTENT_TYPE, TABLE, TYPE_BASE
 
 _REF: Final = "#/components/schemas/"
 
-ALWAYS: Final = ("unauthenticated", "rate_limited", "issuer_unavailable", "internal_error")
+ALWAYS: Final = (
+    "unauthenticated",
+    "suspended",
+    "rate_limited",
+    "issuer_unavailable",
+    "store_unavailable",
+    "internal_error",
+)
 """Codes that any call with a token may be answered with."""
-READ: Final = (*ALWAYS, "role_forbidden", "overloaded", "store_unavailable")
+READ: Final = (*ALWAYS, "role_forbidden", "overloaded")
 WRITE: Final = (
     *ALWAYS,
     "idempotency_key_missing",
@@ -37,7 +44,6 @@ WRITE: Final = (
     "overloaded",
     "idempotency_key_reused",
     "idempotency_in_flight",
-    "store_unavailable",
     "outcome_unknown",
 )
 
@@ -56,6 +62,9 @@ _HEADERS: Final[Mapping[str, Any]] = {
         "schema": {"type": "string", "enum": ["true"]},
     },
 }
+
+REQUEST_ID: Final[Mapping[str, Any]] = {"X-Request-Id": _HEADERS["X-Request-Id"]}
+"""The header that every reply has."""
 
 IDEMPOTENCY_KEY: Final[Mapping[str, Any]] = {
     "name": "Idempotency-Key",
@@ -105,7 +114,7 @@ def problems(codes: Iterable[str]) -> dict[int | str, dict[str, Any]]:
                 "content": {
                     CONTENT_TYPE: {"schema": {"$ref": _REF + "ProblemReply"}, "examples": {}}
                 },
-                "headers": {"X-Request-Id": _HEADERS["X-Request-Id"]},
+                "headers": REQUEST_ID,
             },
         )
         response["content"][CONTENT_TYPE]["examples"][row.code] = {
@@ -150,7 +159,10 @@ def body(model: type[BaseModel], example: Any, *, required: bool = True) -> dict
 
 def signed(*parameters: Mapping[str, Any]) -> dict[str, Any]:
     """Return the part of an operation that says that it needs a token, and these headers."""
-    return {"security": [{"bearer": []}], "parameters": [dict(each) for each in parameters]}
+    return {
+        "security": [{"session": []}, {"bearer": []}],
+        "parameters": [dict(each) for each in parameters],
+    }
 
 
 def describe(
@@ -179,7 +191,19 @@ def describe(
     document.setdefault("components", {})
     document["components"]["schemas"] = {**found.get("$defs", {}), **components}
     document["components"]["securitySchemes"] = {
-        "bearer": {"type": "http", "scheme": "bearer", "bearerFormat": "JWT"}
+        "bearer": {
+            "type": "http",
+            "scheme": "bearer",
+            "bearerFormat": "JWT",
+            "description": "A token of the issuer, signed with its key.",
+        },
+        "session": {
+            "type": "http",
+            "scheme": "bearer",
+            "bearerFormat": "tbs1",
+            "description": "A session token from `POST /v1/sessions`: short-lived and cheap to "
+            "check, so that is what a rush is for.",
+        },
     }
     return document
 

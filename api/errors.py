@@ -62,6 +62,12 @@ TABLE: Final[tuple[Trouble, ...]] = (
         "after the time in `Retry-After`.",
     ),
     Trouble(
+        "suspended",
+        403,
+        "This caller is suspended",
+        "Calls of this merchant or person are not taken at present, whatever token they carry.",
+    ),
+    Trouble(
         "rate_limited",
         429,
         "Too many calls",

@@ -188,6 +188,12 @@ EVENTS: Final = {
     ],
     "next": 4,
 }
+SESSION: Final = {"device": "5b1f0c1e-phone"}
+SESSION_REPLY: Final = {
+    "session_token": "tbs1.…",
+    "expires_at": "2026-05-01T02:05:00Z",
+    "role": "tourist",
+}
 TOKEN: Final = {"role": "merchant", "identity": "till 7", "merchant": "duty-free-haitang"}
 TOKEN_REPLY: Final = {"access_token": "eyJ…", "token_type": "Bearer", "expires_in": 43_200}
 READY: Final = {

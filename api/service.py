@@ -12,6 +12,7 @@ import ipaddress
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from datetime import datetime
 from typing import Any, Final, TypeVar
 
@@ -20,14 +21,15 @@ from pydantic_core import PydanticCustomError
 
 from api import metrics
 from api.callers import Caller, Pseudonyms, Role
-from api.errors import RETRY_SOON, Problem, rate_limited, unauthenticated
+from api.errors import RETRY_SOON, UNSIGNED, Problem, rate_limited, unauthenticated
 from api.exchange import Incoming
 from api.issuers import DEV_ISSUER, DevelopmentIssuer, OidcKeys
 from api.logs import Log
 from api.ratelimit import Budget, Rate, RateLimiter, address_key
 from api.schemas import instant_of
+from api.sessions import POLL_S, Sessions, session_header
 from api.settings import Settings
-from api.tokens import TokenRules, Tokens
+from api.tokens import Checked, TokenRules, Tokens
 from api.views import BookReadiness, Readiness
 from campaigns.accounting import check_postings
 from campaigns.event_types import MAPPER
@@ -68,7 +70,9 @@ class Service:
         self.now = now
         self.log = log
         self.dev_issuer = _development_issuer(settings, now)
-        self.tokens = _tokens(settings, self.dev_issuer, now)
+        self.pseudonyms = Pseudonyms(settings.pseudonym_secret())
+        self.tokens = _tokens(settings, self.dev_issuer, self.pseudonyms, now)
+        self.sessions = Sessions(settings.session_secrets(), settings.session_s, now)
         self.datastore = Datastore(
             settings.database_url.get_secret_value(), pool_size=settings.pool_size
         )
@@ -90,22 +94,25 @@ class Service:
         )
         self.missing = Budget(self.limiter)
         self.writers: dict[Book, GroupCommit] = {}
-        self._watching: asyncio.Task[None] | None = None
+        self._running: list[asyncio.Task[None]] = []
 
     async def start(self) -> None:
         """Check the database and start the writers."""
         await asyncio.to_thread(self.check_database)
+        await self.in_store(self.sessions.revocations.read)
         limits = Limits(queue_max=self.settings.queue_max, batch_max=self.settings.batch_max)
         for book in self.settings.books:
             writer = GroupCommit(self.datastore, book, MAPPER, limits=limits, check=check_postings)
             self.writers[book] = writer.start()
-
-        self._watching = asyncio.create_task(self._watch())
+        self._running = [
+            asyncio.create_task(self._watch()),
+            asyncio.create_task(self._watch_revocations()),
+        ]
 
     async def stop(self) -> None:
         """Finish what the writers have queued, then let everything go."""
-        if self._watching is not None:
-            self._watching.cancel()
+        for task in self._running:
+            task.cancel()
         await asyncio.gather(*(asyncio.to_thread(writer.close) for writer in self.writers.values()))
         await self.limiter.close()
         self._threads.shutdown(wait=False)
@@ -121,20 +128,32 @@ class Service:
 
     async def identify(self, call: Incoming) -> Caller:
         """Return the caller; raise `unauthenticated` or `rate_limited`."""
-        authorization = call.headers.get(b"authorization")
-        if b"authorization" in call.repeated:
-            raise unauthenticated("The call carries more than one Authorization header.")
-        caller = self.tokens.known(authorization) if authorization is not None else None
-        if caller is None:
-            caller = await self.tokens.caller(authorization)
+        authorization = _authorization(call)
+        session = session_header(authorization)
+        if session is not None:
+            caller = self.sessions.caller(session)
+        else:
+            known = self.tokens.known(authorization)
+            caller = known or (await self.tokens.checked(authorization)).caller
+        await self._welcome(call, caller)
+        return caller
+
+    async def sign_in(self, call: Incoming) -> Checked:
+        """Return who calls with a token of the issuer, and until when that is good."""
+        checked = await self.tokens.checked(_authorization(call))
+        await self._welcome(call, checked.caller)
+        return checked
+
+    async def _welcome(self, call: Incoming, caller: Caller) -> None:
+        """Note who calls; raise when calls of theirs are not taken now."""
         call.caller = caller
+        self.sessions.require_standing(caller)
         wait_s = 0.0
         if self.missing.shuts_out_anybody:
             wait_s = self.missing.wait(_missing_key(caller), address_key(call.address))
         wait_s = wait_s or await self.limiter.take(caller.scope, self._rates[caller.role])
         if wait_s > 0:
             raise rate_limited(wait_s)
-        return caller
 
     def count_missing(self, call: Incoming) -> None:
         """Charge a caller for an answer 404: too many of them look like guessing."""
@@ -160,6 +179,10 @@ class Service:
             ) from None
 
     # --- reading ------------------------------------------------------------------------------
+
+    async def in_store(self, work: Callable[[Any], T]) -> T:
+        """Return what `work` does with a cursor, in a thread, in a transaction of its own."""
+        return await self.read(work)
 
     async def read(self, query: Callable[[Any], T]) -> T:
         """Return what `query` finds with a cursor, in a thread; raise what a caller is told."""
@@ -215,6 +238,13 @@ class Service:
                 metrics.writer_state(book, writer)
             await asyncio.sleep(WATCH_S)
 
+    async def _watch_revocations(self) -> None:
+        """Keep what was revoked up to date; without the store it becomes stale by itself."""
+        while True:
+            await asyncio.sleep(POLL_S)
+            with suppress(Problem, es.PersistenceError):
+                await self.in_store(self.sessions.revocations.read)
+
     def is_admin(self, address: str) -> bool:
         """Whether a call from this address may see what is for the admin networks only."""
         try:
@@ -251,6 +281,15 @@ def check_role(caller: Caller, roles: tuple[Role, ...]) -> None:
         raise Problem("role_forbidden", f"This is for the role {' or '.join(roles)}.")
 
 
+def _authorization(call: Incoming) -> bytes:
+    authorization = call.headers.get(b"authorization")
+    if b"authorization" in call.repeated:
+        raise unauthenticated("The call carries more than one Authorization header.")
+    if authorization is None:
+        raise unauthenticated(UNSIGNED)
+    return authorization
+
+
 def _missing_key(caller: Caller) -> str:
     return f"m:{caller.role}:{caller.person}"
 
@@ -264,9 +303,11 @@ def _development_issuer(settings: Settings, now: Callable[[], float]) -> Develop
 
 
 def _tokens(
-    settings: Settings, dev_issuer: DevelopmentIssuer | None, now: Callable[[], float]
+    settings: Settings,
+    dev_issuer: DevelopmentIssuer | None,
+    pseudonyms: Pseudonyms,
+    now: Callable[[], float],
 ) -> Tokens:
-    pseudonyms = Pseudonyms(settings.pseudonym_secret())
     if dev_issuer is not None:
         rules = TokenRules(DEV_ISSUER, settings.oidc_audience)
         return Tokens(rules, dev_issuer, pseudonyms, now)

@@ -43,7 +43,7 @@ def _distinct_books(books: tuple[str, ...]) -> tuple[Book, ...]:
 
 def _key_bytes(key: SecretStr | None) -> SecretStr | None:
     if key is not None and len(bytes.fromhex(key.get_secret_value())) < KEY_BYTES:
-        raise ValueError(f"a pseudonym key has at least {KEY_BYTES} bytes, in hex")
+        raise ValueError(f"a key has at least {KEY_BYTES} bytes, in hex")
     return key
 
 
@@ -161,6 +161,25 @@ class Settings(BaseSettings):
         "server of one ledger. Without it one is made once in the home.",
     )
 
+    session_s: int = Field(
+        300,
+        ge=10,
+        le=3_600,
+        description="Seconds for which a session lasts; it never outlasts the token that it was "
+        "begun with.",
+    )
+    session_key: Annotated[SecretStr | None, AfterValidator(_key_bytes)] = Field(
+        None,
+        description="Key of the session tokens, at least 32 bytes in hex, the same on every "
+        "server that callers may reach. Without it one is made once in the home.",
+    )
+    session_previous_key: Annotated[SecretStr | None, AfterValidator(_key_bytes)] = Field(
+        None,
+        description="Key that session tokens were made with before, still accepted. To change "
+        "keys: first name the new one here on every server, then exchange the two, and take the "
+        "old one away when the last session made with it has ended.",
+    )
+
     # --- how fast may one call ----------------------------------------------------------------
     rate_tourist_per_s: float = Field(
         10.0, ge=0, le=1e6, description="Calls a second that a tourist may keep up; 0: no limit."
@@ -224,6 +243,16 @@ class Settings(BaseSettings):
         if self.pseudonym_key is not None:
             return bytes.fromhex(self.pseudonym_key.get_secret_value())
         return kept_secret(self.home, "pseudonym.key")
+
+    def session_secrets(self) -> tuple[bytes, ...]:
+        """Return the keys of session tokens, the one to make them with first."""
+        first = self.session_key
+        made = bytes.fromhex(first.get_secret_value()) if first is not None else None
+        previous = self.session_previous_key
+        return (
+            made or kept_secret(self.home, "session.key"),
+            *([bytes.fromhex(previous.get_secret_value())] if previous is not None else []),
+        )
 
     def issuer_secret(self) -> bytes:
         """Return the development issuer's Ed25519 seed, making it in the home the first time."""

@@ -77,6 +77,14 @@ class Claims(msgspec.Struct, frozen=True):
     merchant: str | None = None
 
 
+class Checked(NamedTuple):
+    """What a good token says, and for how long it is believed unseen."""
+
+    caller: Caller
+    believed_until: float
+    expires_at: float
+
+
 class _Header(msgspec.Struct, frozen=True):
     alg: str
     kid: str | None = None
@@ -105,17 +113,16 @@ class Tokens:
         self._keys = keys
         self._pseudonyms = pseudonyms
         self._now = now
-        self._seen: OrderedDict[bytes, tuple[Caller, float]] = OrderedDict()
+        self._seen: OrderedDict[bytes, Checked] = OrderedDict()
 
     def known(self, authorization: bytes) -> Caller | None:
         """Return the caller of a token that was checked within the last minute."""
         digest = hashlib.sha256(authorization).digest()
-        entry = self._seen.get(digest)
-        if entry is None:
+        seen = self._seen.get(digest)
+        if seen is None:
             return None
-        caller, until = entry
-        if self._now() < until:
-            return caller
+        if self._now() < seen.believed_until:
+            return seen.caller
         del self._seen[digest]
         return None
 
@@ -123,17 +130,19 @@ class Tokens:
         """Return who calls; raise the problem `unauthenticated` for any token but a good one."""
         if authorization is None:
             raise unauthenticated(UNSIGNED)
-        caller = self.known(authorization)
-        if caller is None:
-            claims = await self._claims(authorization)
-            caller = self._named_by(claims)
-            self._remember(authorization, caller, min(claims.exp, self._now() + CACHE_S))
-        return caller
+        return self.known(authorization) or (await self.checked(authorization)).caller
 
-    def _remember(self, authorization: bytes, caller: Caller, until: float) -> None:
-        self._seen[hashlib.sha256(authorization).digest()] = (caller, until)
+    async def checked(self, authorization: bytes | None) -> Checked:
+        """Return who calls and until when, checked now; raise as `caller` does."""
+        if authorization is None:
+            raise unauthenticated(UNSIGNED)
+        claims = await self._claims(authorization)
+        believed_until = min(claims.exp, self._now() + CACHE_S)
+        checked = Checked(self._named_by(claims), believed_until, claims.exp)
+        self._seen[hashlib.sha256(authorization).digest()] = checked
         if len(self._seen) > CACHE_TOKENS:
             self._seen.popitem(last=False)
+        return checked
 
     async def _claims(self, authorization: bytes) -> Claims:
         """Return a token's claims once its signature and its rules were checked."""

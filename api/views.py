@@ -228,6 +228,7 @@ VIEWS: tuple[type[msgspec.Struct], ...] = (
     RedemptionPage,
     EventPage,
     HeadView,
+    SessionReply,
     TokenReply,
     Readiness,
     Health,

@@ -78,6 +78,7 @@ class Databases:
         migrate_ledger(url)
         if find_spec("projections") and find_spec("projections.migrations"):
             import_module("projections.migrations").migrate(url)
+        migrate_ledger(url, "api")
 
     def _execute(self, statement: str) -> None:
         connection = psycopg2.connect(self.server.url_of("postgres"))

@@ -29,8 +29,8 @@ def migrate(home: Home = None, as_json: AsJson = False) -> int:
 
 
 def migrate_all(url: str) -> list[str]:
-    """Apply what is missing of the ledger's and the projections' migrations; return the names."""
+    """Apply what is missing of every package's migrations; return the names."""
     from ledger import migrations as ledger
     from projections import migrations as projections
 
-    return [*ledger.migrate(url), *projections.migrate(url)]
+    return [*ledger.migrate(url), *projections.migrate(url), *ledger.migrate(url, "api")]

@@ -93,6 +93,7 @@ class DemoService:
         self._environment = self._settings(postgres.url, valkey.url)
         ledger_migrations.migrate(postgres.url)
         projection_migrations.migrate(postgres.url)
+        ledger_migrations.migrate(postgres.url, "api")
         outdated = projection_migrations.outdated(postgres.url)
         if outdated:
             self._command("project", "--rebuild", *outdated).run(REBUILD_S)
