@@ -12,13 +12,11 @@ measured to be its best.
 
 from __future__ import annotations
 
-import json
 import os
 import sys
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
 from functools import lru_cache
-from typing import TYPE_CHECKING, Annotated, Any, Final
+from typing import TYPE_CHECKING, Any, Final
 from uuid import UUID, uuid5
 
 from anyio import to_thread
@@ -27,12 +25,11 @@ from eventsourcing.domain import Aggregate
 from eventsourcing.persistence import IntegrityError
 from eventsourcing.postgres import PostgresApplicationRecorder
 from eventsourcing.utils import get_topic
-from fastapi import FastAPI, Header
+from fastapi import FastAPI
 from fastapi.responses import Response
 from psycopg.conninfo import conninfo_to_dict
-from pydantic import BaseModel, ConfigDict, Field
 
-from loadtest.baselines import serving
+from loadtest.baselines import claims, serving
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Sequence
@@ -46,8 +43,6 @@ POOL_SIZE_DEFAULT: Final = 4
 """Connections and threads per worker: more of them only wait for the recorder's table lock."""
 
 WORKERS_DEFAULT: Final = 2
-
-PROBLEM: Final = "application/problem+json"
 
 
 class Campaign(Aggregate):
@@ -121,22 +116,6 @@ class StockTakingRecorder(PostgresApplicationRecorder):
         super()._insert_events(curs, stored_events, **kwargs)
 
 
-class AlreadyClaimed(Exception):
-    """The person holds a coupon of this campaign, claimed with another key."""
-
-
-class SoldOut(Exception):
-    """The campaign has no coupon left."""
-
-
-@dataclass(frozen=True)
-class Claimed:
-    """A claim's outcome; `replayed` when an earlier request with the key had made it."""
-
-    coupon: Coupon
-    replayed: bool
-
-
 class Coupons(Application[UUID]):
     """Campaigns and claims."""
 
@@ -151,24 +130,24 @@ class Coupons(Application[UUID]):
         """The campaign's terms, which never change."""
         return self.repository.get(campaign)
 
-    def claim(self, campaign_id: UUID, person: str, key: str) -> Claimed:
+    def claim(self, campaign_id: UUID, person: str, key: str) -> claims.Coupon:
         """Give the person a coupon, or say which rule is in the way."""
         campaign = self.campaign(campaign_id)
         coupon = Coupon(campaign.id, person, campaign.face_minor, campaign.currency, key)
         try:
             self.save(coupon, take_from=campaign_id)
         except IntegrityError:
-            return Claimed(self._earlier(coupon), replayed=True)
-        return Claimed(coupon, replayed=False)
+            return _claimed(self._earlier(coupon), replayed=True)
+        return _claimed(coupon, replayed=False)
 
     def _earlier(self, coupon: Coupon) -> Coupon:
         """The coupon that an earlier request with the same key made."""
         try:
             earlier: Coupon = self.repository.get(coupon.id)
         except AggregateNotFoundError:
-            raise SoldOut from None
+            raise claims.SoldOut from None
         if earlier.key != coupon.key:
-            raise AlreadyClaimed
+            raise claims.AlreadyClaimed
         return earlier
 
     def figures(self, campaign: UUID) -> dict[str, int]:
@@ -179,31 +158,21 @@ class Coupons(Application[UUID]):
             row = connection.execute(
                 "SELECT issued, quota FROM stock WHERE campaign = %s", (campaign,)
             ).fetchone()
-            claims = connection.execute(
+            counted = connection.execute(
                 "SELECT count(*) AS claims FROM coupons_events WHERE topic = %s "
                 "AND convert_from(state, 'UTF8') LIKE %s",
                 (get_topic(Coupon.Claimed), f"%{campaign.hex}%"),
             ).fetchone()
         assert row is not None
-        assert claims is not None
-        return {**row, **claims}
+        assert counted is not None
+        return {**row, **counted}
 
 
-class NewCampaign(BaseModel):
-    """The body that opens a campaign."""
-
-    model_config = ConfigDict(extra="forbid")
-    name: str = Field(min_length=1, max_length=200)
-    quota: int = Field(ge=1)
-    face_minor: int = Field(ge=1, default=5000)
-    currency: str = Field(pattern="^[A-Z]{3}$", default="CNY")
-
-
-class NewClaim(BaseModel):
-    """The body of a claim."""
-
-    model_config = ConfigDict(extra="forbid")
-    person: str = Field(min_length=1, max_length=64)
+def _claimed(coupon: Coupon, *, replayed: bool) -> claims.Coupon:
+    at = coupon.created_on.isoformat()
+    return claims.Coupon(
+        coupon.id, coupon.campaign, coupon.face_minor, coupon.currency, at, replayed=replayed
+    )
 
 
 def create_app() -> FastAPI:
@@ -224,7 +193,7 @@ def create_app() -> FastAPI:
         return {"status": "ok"}
 
     @app.post("/v1/campaigns", status_code=201)
-    def open_campaign(body: NewCampaign) -> dict[str, str]:
+    def open_campaign(body: claims.NewCampaign) -> dict[str, str]:
         campaign = coupons.open_campaign(body.name, body.quota, body.face_minor, body.currency)
         return {"campaign": str(campaign)}
 
@@ -233,40 +202,17 @@ def create_app() -> FastAPI:
         return coupons.figures(campaign)
 
     @app.post("/v1/campaigns/{campaign}/claims")
-    def claim(
-        campaign: UUID,
-        body: NewClaim,
-        idempotency_key: Annotated[str, Header(min_length=1, max_length=128)],
-    ) -> Response:
+    def claim(campaign: UUID, body: claims.NewClaim, key: claims.Key) -> Response:
         try:
-            claimed = coupons.claim(campaign, body.person, idempotency_key)
+            return claims.created(coupons.claim(campaign, body.person, key))
         except AggregateNotFoundError:
-            return _problem(404, "not_found")
-        except SoldOut:
-            return _problem(409, "sold_out")
-        except AlreadyClaimed:
-            return _problem(409, "already_claimed")
-        return _created(claimed)
+            return claims.problem(404, "not_found")
+        except claims.SoldOut:
+            return claims.problem(409, "sold_out")
+        except claims.AlreadyClaimed:
+            return claims.problem(409, "already_claimed")
 
     return app
-
-
-def _created(claimed: Claimed) -> Response:
-    coupon = claimed.coupon
-    body = {
-        "coupon": str(coupon.id),
-        "campaign": str(coupon.campaign),
-        "n": 1,
-        "state": "held",
-        "face": {"amount_minor": coupon.face_minor, "currency": coupon.currency},
-        "claimed_at": coupon.created_on.isoformat(),
-    }
-    headers = {"Idempotency-Replayed": "true"} if claimed.replayed else None
-    return Response(json.dumps(body), 201, headers, "application/json")
-
-
-def _problem(status: int, code: str) -> Response:
-    return Response(json.dumps({"status": status, "code": code}), status, None, PROBLEM)
 
 
 def _environment() -> dict[str, str]:

@@ -11,7 +11,9 @@ from typing import TYPE_CHECKING
 
 import httpx
 import psutil
+import psycopg
 import pytest
+from psycopg import sql
 
 from api.embedded.postgres import SETTINGS as EMBEDDED_SETTINGS
 from loadtest.servers import (
@@ -20,6 +22,7 @@ from loadtest.servers import (
     PeakMemory,
     Postgres,
     StartFailed,
+    Valkey,
     answers,
     free_port,
 )
@@ -44,34 +47,64 @@ def postgres(home: Path) -> Iterator[Postgres]:
 
 
 @pytest.fixture(scope="module")
-def stock(home: Path, postgres: Postgres) -> Iterator[httpx.Client]:
-    """The stock baseline, served."""
+def valkey(home: Path) -> Iterator[Valkey]:
+    """The memory of the unsafe baseline."""
+    with Valkey(home) as server:
+        yield server
+
+
+BASELINES = ("stock", "rows for-update", "rows conditional", "memory")
+UNKNOWN_CAMPAIGN = "00000000-0000-4000-8000-000000000000"
+
+
+@pytest.fixture(scope="module", params=BASELINES)
+def baseline(
+    request: pytest.FixtureRequest, home: Path, postgres: Postgres, valkey: Valkey
+) -> Iterator[httpx.Client]:
+    """A baseline, served by one process."""
+    name, _, way = request.param.partition(" ")
+    store = ["--redis-url", valkey.url]
+    if name != "memory":
+        store = ["--database-url", database(postgres, f"{name}_{way}".replace("-", "_"))]
     url = f"http://127.0.0.1:{(port := free_port())}"
-    argv = [sys.executable, "-m", "loadtest.baselines.stock", "--port", str(port)]
-    argv += ["--database-url", postgres.url, "--workers", "1"]
-    log = home / "stock.log"
+    argv = [sys.executable, "-m", f"loadtest.baselines.{name}", "--port", str(port), *store]
+    argv += ["--workers", "1", *(["--way", way] if way else [])]
+    log = home / f"{name}{way}.log"
     with (
-        Child("stock", argv, log=log, ready=lambda: answers(f"{url}/healthz")) as child,
+        Child(request.param, argv, log=log, ready=lambda: answers(f"{url}/healthz")) as child,
         httpx.Client(base_url=url, timeout=30) as client,
     ):
         assert child.pid
         yield client
 
 
-def campaign(stock: httpx.Client, quota: int) -> str:
+def database(postgres: Postgres, name: str) -> str:
+    """A new database of that name."""
+    with psycopg.connect(postgres.url, autocommit=True) as connection:
+        connection.execute(sql.SQL("CREATE DATABASE {}").format(sql.Identifier(name)))
+    return postgres.url.replace("/postgres?", f"/{name}?")
+
+
+def campaign(baseline: httpx.Client, quota: int) -> str:
     """A new campaign."""
-    reply = stock.post("/v1/campaigns", json={"name": "rush", "quota": quota})
+    reply = baseline.post("/v1/campaigns", json={"name": "rush", "quota": quota})
     assert reply.status_code == 201
     return str(reply.json()["campaign"])
 
 
-def claim(stock: httpx.Client, campaign: str, person: str, key: str) -> httpx.Response:
+def claim(baseline: httpx.Client, campaign: str, person: str, key: str) -> httpx.Response:
     """A claim of a person."""
-    return stock.post(
+    return baseline.post(
         f"/v1/campaigns/{campaign}/claims",
         json={"person": person},
         headers={"Idempotency-Key": key},
     )
+
+
+def figures(baseline: httpx.Client, campaign: str) -> tuple[int, int, int]:
+    """What the baseline says it issued, of how many, and how many claims it holds."""
+    said = baseline.get(f"/v1/campaigns/{campaign}/figures").json()
+    return said["issued"], said["quota"], said["claims"]
 
 
 def test_the_database_has_the_settings_of_the_embedded_default() -> None:
@@ -84,41 +117,57 @@ def test_the_database_has_the_settings_of_the_embedded_default() -> None:
     assert differing == {}
 
 
-def test_a_claim_is_answered_once_and_replayed_from_the_event(stock: httpx.Client) -> None:
+def test_a_claim_is_answered_once_and_replayed(baseline: httpx.Client) -> None:
     """The same key gives the same body; another key is told that the person has one."""
-    here = campaign(stock, 10)
-    first, again = claim(stock, here, "ann", "k1"), claim(stock, here, "ann", "k1")
+    here = campaign(baseline, 10)
+    first, again = claim(baseline, here, "ann", "k 1"), claim(baseline, here, "ann", "k 1")
     assert (first.status_code, again.status_code) == (201, 201)
     assert first.content == again.content
     assert "idempotency-replayed" not in first.headers
     assert again.headers["idempotency-replayed"] == "true"
-    other = claim(stock, here, "ann", "k2")
+    other = claim(baseline, here, "ann", "k 2")
     assert (other.status_code, other.json()["code"]) == (409, "already_claimed")
-    assert stock.get(f"/v1/campaigns/{here}/figures").json() == {
-        "issued": 1,
-        "quota": 10,
-        "claims": 1,
-    }
+    assert figures(baseline, here) == (1, 10, 1)
 
 
-def test_the_baseline_never_issues_more_than_its_stock(stock: httpx.Client) -> None:
+def test_a_baseline_never_issues_more_than_its_stock(baseline: httpx.Client) -> None:
     """Sixteen people at once for the last five coupons: five get one, the rest are refused."""
-    here = campaign(stock, 5)
+    here = campaign(baseline, 5)
     with ThreadPoolExecutor(16) as people:
-        replies = list(people.map(lambda i: claim(stock, here, f"p{i}", f"k{i}"), range(16)))
+        replies = list(people.map(lambda i: claim(baseline, here, f"p{i}", f"k{i}"), range(16)))
     assert sorted(reply.status_code for reply in replies) == [201] * 5 + [409] * 11
     assert {r.json()["code"] for r in replies if r.status_code == 409} == {"sold_out"}
-    assert stock.get(f"/v1/campaigns/{here}/figures").json()["claims"] == 5
+    assert figures(baseline, here) == (5, 5, 5)
 
 
-def test_a_malformed_claim_is_refused(stock: httpx.Client) -> None:
+def test_one_person_at_many_doors_gets_one_coupon(baseline: httpx.Client) -> None:
+    """Sixteen requests of one person at once: one coupon, and the stock is short of one."""
+    here = campaign(baseline, 50)
+    with ThreadPoolExecutor(16) as doors:
+        replies = list(doors.map(lambda i: claim(baseline, here, "ann", f"k{i % 4}"), range(16)))
+    codes = {r.json()["code"] for r in replies if r.status_code != 201}
+    assert codes == {"already_claimed"}
+    assert len({r.content for r in replies if r.status_code == 201}) == 1
+    assert figures(baseline, here) == (1, 50, 1)
+
+
+def test_a_retry_after_the_last_coupon_is_still_answered(baseline: httpx.Client) -> None:
+    """Sold out is for those who have none: the key of the last claim gets its first answer."""
+    here = campaign(baseline, 1)
+    first = claim(baseline, here, "ann", "k")
+    assert claim(baseline, here, "bob", "k").json()["code"] == "sold_out"
+    assert claim(baseline, here, "ann", "k").content == first.content
+    assert claim(baseline, here, "ann", "other").json()["code"] == "already_claimed"
+
+
+def test_a_malformed_claim_is_refused(baseline: httpx.Client) -> None:
     """No key, an unknown field and an unknown campaign are 4xx, as a good service has it."""
-    here = campaign(stock, 1)
+    here = campaign(baseline, 1)
     address = f"/v1/campaigns/{here}/claims"
     key = {"Idempotency-Key": "k"}
-    assert stock.post(address, json={"person": "a"}).status_code == 422
-    assert stock.post(address, json={"person": "a", "x": 1}, headers=key).status_code == 422
-    assert claim(stock, "00000000-0000-4000-8000-000000000000", "a", "k").status_code == 404
+    assert baseline.post(address, json={"person": "a"}).status_code == 422
+    assert baseline.post(address, json={"person": "a", "x": 1}, headers=key).status_code == 422
+    assert claim(baseline, UNKNOWN_CAMPAIGN, "a", "k").status_code == 404
 
 
 def test_a_server_that_ends_at_once_says_why(home: Path) -> None:
