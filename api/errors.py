@@ -31,6 +31,27 @@ class Trouble(NamedTuple):
 
 
 TABLE: Final[tuple[Trouble, ...]] = (
+    # --- the request as bytes -----------------------------------------------------------------
+    Trouble(
+        "malformed_request",
+        400,
+        "This is not an HTTP request",
+        "The bytes are not HTTP/1.1 as RFC 9112 writes it. The connection ends with this answer.",
+    ),
+    Trouble(
+        "header_too_large",
+        431,
+        "The head of the request is too large",
+        "Address and headers are longer than the server takes. The connection ends with this "
+        "answer.",
+    ),
+    Trouble(
+        "request_timeout",
+        408,
+        "The request did not arrive in time",
+        "Nothing was done: the request was not read to its end. The connection ends with this "
+        "answer.",
+    ),
     # --- the call itself ----------------------------------------------------------------------
     Trouble(
         "not_found",

@@ -1,0 +1,217 @@
+"""The server's own protocol: the lane answers what the ordinary way would have answered."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from itertools import pairwise
+from typing import Any
+
+import httptools
+import pytest
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+
+from api import plain
+from api.plain import plain_call
+from tests.api.wire import EchoApp, EchoLane, Effect, Wire, calm, without_ids
+
+CLAIM = (
+    b"POST /lane/claims HTTP/1.1\r\nHost: tidebook.test\r\nAuthorization: Bearer tbs1.abc\r\n"
+    b"Idempotency-Key: k-1\r\nX-Request-Id: request-0001\r\n"
+)
+EMPTY = CLAIM + b"Content-Length: 0\r\n\r\n"
+WITH_BODY = CLAIM + b"Content-Type: application/json\r\nContent-Length: 2\r\n\r\n{}"
+OTHERS = (
+    b"POST /other HTTP/1.1\r\nContent-Length: 3\r\n\r\nabc",
+    b"POST /lane/x HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n0\r\n\r\n",
+    b"POST /lane/x HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n0\r\nHost: x\r\n\r\n",
+    b"GET /lane/x?q=1 HTTP/1.1\r\nHost: x\r\n\r\n",
+    b"HEAD /lane/x HTTP/1.1\r\n\r\n",
+    b"POST /lane/x HTTP/1.0\r\nConnection: keep-alive\r\nContent-Length: 0\r\n\r\n",
+    b"POST /lane/x HTTP/1.1\r\nConnection: close\r\nContent-Length: 0\r\n\r\n",
+    b"POST /lane/x HTTP/1.1\r\nConnection: upgrade\r\nUpgrade: h2c\r\nContent-Length: 0\r\n\r\n",
+    b"POST /lane/x HTTP/1.1\r\nExpect: 100-continue\r\nContent-Length: 2\r\n\r\nok",
+    b"POST http://elsewhere/lane/x HTTP/1.1\r\nContent-Length: 0\r\n\r\n",
+    b"POST /lane/%78 HTTP/1.1\r\nContent-Length: 0\r\n\r\n",
+    b"BREW /lane/pot HTTP/1.1\r\nHost: x\r\n\r\n",
+)
+ODDITIES = (
+    b"\r", b"\n", b"\r\n", b"\r\n\r\n", b"\0", b" ", b"\t", b":", b": ", b"\xff", b"%2e", b"?",
+    b"Content-Length: 5\r\n", b"Content-Length: 0\r\n", b"content-length:0\r\n", b"Host: y\r\n",
+    b"Transfer-Encoding: chunked\r\n", b"Transfer-Encoding: identity\r\n", b"Connection: close\r\n",
+    b"Expect: 100-continue\r\n", b" folded\r\n", b"X : y\r\n", b"X:y\r\n", b"X:  y\r\n", b"X: \r\n",
+    b"0", b"+1", b"1", b"-", b" HTTP/1.0", b"HTTP/1.1", b"POST", b"/lane/",
+)  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def wire() -> Iterator[Wire]:
+    """A loop for connections."""
+    made = Wire()
+    yield made
+    made.close()
+
+
+async def _answers(
+    wire: Wire, segments: list[bytes], later: int | None
+) -> tuple[bytes, list[Effect]]:
+    effects: list[Effect] = []
+    lane = EchoLane(effects, later) if later is not None else None
+    server = wire.traffic(EchoApp(effects), lane)
+    caller = await server.connect()
+    for segment in segments:
+        await caller.send(segment)
+    return without_ids(await caller.hang_up()), effects
+
+
+def in_segments(data: bytes, cuts: list[int]) -> list[bytes]:
+    """Data cut at places, each given as a number that is taken modulo the length."""
+    places = sorted({cut % (len(data) + 1) for cut in cuts} | {0, len(data)})
+    return [data[a:b] for a, b in pairwise(places) if a < b]
+
+
+@st.composite
+def mutated(draw: st.DrawFn) -> bytes:
+    """Requests one after the other, most of them claims, with a few places changed."""
+    requests = st.one_of(st.sampled_from((EMPTY, WITH_BODY)), st.sampled_from(OTHERS))
+    data = b"".join(draw(st.lists(requests, min_size=1, max_size=3)))
+    for _ in range(draw(st.integers(0, 3))):
+        at = draw(st.integers(0, len(data)))
+        cut = draw(st.integers(0, 3))
+        data = data[:at] + draw(st.sampled_from((b"", *ODDITIES))) + data[at + cut :]
+    return data
+
+
+@given(data=mutated(), cuts=st.lists(st.integers(0, 4_000), max_size=4), later=st.integers(0, 3))
+@example(data=EMPTY, cuts=[], later=0)
+@example(data=EMPTY + EMPTY, cuts=[len(EMPTY)], later=2)
+@example(data=EMPTY + OTHERS[3] + WITH_BODY, cuts=[len(EMPTY)], later=3)
+@settings(max_examples=400, deadline=None)
+def test_a_lane_cannot_be_told_from_the_ordinary_way(
+    wire: Wire, data: bytes, cuts: list[int], later: int
+) -> None:
+    """Whatever is sent, in whatever segments: the same answers and the same effects, in order."""
+    segments = in_segments(data, cuts)
+    with_lane = wire.run(_answers(wire, segments, later))
+    without = wire.run(_answers(wire, segments, None))
+    assert with_lane == without
+
+
+class Understood:
+    """What httptools makes of some bytes."""
+
+    def __init__(self, data: bytes) -> None:
+        self.headers: list[tuple[bytes, bytes]] = []
+        self.body = self.url = b""
+        self.complete = 0
+        self.parser = httptools.HttpRequestParser(self)
+        self.parser.feed_data(data)
+
+    def on_url(self, url: bytes) -> None:
+        self.url += url
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        self.headers.append((name.lower(), value))
+
+    def on_body(self, body: bytes) -> None:
+        self.body += body
+
+    def on_message_complete(self) -> None:
+        self.complete += 1
+
+
+@given(data=st.one_of(mutated(), st.binary(max_size=40).map(lambda tail: EMPTY + tail)))
+@settings(max_examples=2_000, deadline=None)
+def test_what_is_plain_is_read_as_the_parser_reads_it(data: bytes) -> None:
+    """Exactly one whole request, with the same address, headers and body, that keeps alive."""
+    call = plain_call(data)
+    if call is None:
+        return
+    parsed = Understood(data)
+    assert parsed.complete == 1
+    assert (parsed.parser.get_method(), parsed.parser.get_http_version()) == (b"POST", "1.1")
+    assert (call.path, call.body) == (parsed.url, parsed.body)
+    assert list(call.headers.items()) == parsed.headers
+    assert parsed.parser.should_keep_alive()
+    assert not parsed.parser.should_upgrade()
+
+
+@pytest.mark.parametrize("request_", [EMPTY, WITH_BODY])
+def test_a_plain_call_is_taken(wire: Wire, request_: bytes) -> None:
+    """The control: the lane of these tests does answer."""
+    assert plain_call(request_) is not None
+
+    async def scene() -> None:
+        lane = EchoLane([])
+        caller = await wire.traffic(EchoApp([]), lane).connect()
+        for _ in range(3):
+            await caller.send(request_)
+        answers = await caller.hang_up()
+        assert (lane.taken, answers.count(b"HTTP/1.1 200 OK\r\n")) == (3, 3)
+
+    wire.run(scene())
+
+
+@pytest.mark.parametrize("request_", OTHERS)
+def test_other_requests_are_not_plain(request_: bytes) -> None:
+    """They may be for an address of the lane: the parser reads them."""
+    if not request_.startswith(b"POST /other"):
+        assert plain_call(request_) is None
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        b"Content-Length: 0", b"Transfer-Encoding: chunked", b"Expect: 100-continue", b" folded",
+        b"Upgrade: h2c", b"Connection: close", b"Connection: keep-alive, upgrade", b"X : y", b"X:y",
+        b"X:  y", b"X: y ", b"X: \ty", b"X: \0", b"X: \xe4", b"X: \x7f", b"X\0: y", b": y", b"X",
+        b"Host: again", b"Proxy-Connection: close", b"X: a\nY: b", b"X: a\rY: b", b"TE: trailers",
+    ],
+)  # fmt: skip
+def test_an_odd_line_leaves_a_request_to_the_parser(line: bytes) -> None:
+    """One line that is not as plain as the others is enough."""
+    assert plain_call(EMPTY.replace(b"\r\n\r\n", b"\r\n" + line + b"\r\n\r\n")) is None
+
+
+def test_names_that_callers_make_up_are_forgotten() -> None:
+    """The memory of header names is bounded."""
+    for number in range(2 * plain.NAMES_MAX):
+        head = EMPTY[:-2] + b"X-Made-Up-%d: y\r\n\r\n" % number
+        assert plain_call(head) is not None
+    assert len(plain._names) <= plain.NAMES_MAX
+
+
+def test_pipelined_requests_are_answered_in_order(wire: Wire) -> None:
+    """Claims in one segment, and claims sent while the lane has another one."""
+
+    async def scene(later: int, segments: list[bytes]) -> list[bytes]:
+        answers, _ = await _answers(wire, segments, later)
+        return re.findall(rb"x-n=(\d+)", answers)
+
+    numbered = [EMPTY[:-2] + b"X-N: %d\r\n\r\n" % n for n in range(40)]
+    expected = [b"%d" % n for n in range(40)]
+    for later in (0, 1, 3):
+        assert wire.run(scene(later, [b"".join(numbered)])) == expected
+        assert wire.run(scene(later, numbered)) == expected
+        assert wire.run(scene(later, [numbered[0], b"".join(numbered[1:])])) == expected
+
+
+def test_a_caller_who_hung_up_is_not_written_to(wire: Wire) -> None:
+    """The lane may answer; nobody is there."""
+
+    async def scene() -> None:
+        kept: list[Any] = []
+
+        class Silent:
+            def take(self, _call: Any, send: Any) -> bool:
+                kept.append(send)
+                return True
+
+        caller = await wire.traffic(EchoApp([]), Silent()).connect()
+        await caller.send(EMPTY)
+        caller.sock.close()
+        await calm(10)
+        kept[0](b"HTTP/1.1 200 OK\r\n\r\n")
+
+    wire.run(scene())
