@@ -66,6 +66,7 @@ class Event(msgspec.Struct, frozen=True, kw_only=True):
 
 
 _HEADER: Final = ("originator_id", "originator_version")
+_AFTER_HEADER: Final = b',"at":'
 
 
 class EventTypes:
