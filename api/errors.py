@@ -247,6 +247,20 @@ TABLE: Final[tuple[Trouble, ...]] = (
         "A person can have `per_person_limit` coupons of this campaign.",
     ),
     Trouble(
+        "draw_pending",
+        409,
+        "The draw is not done yet",
+        "The first claims of this campaign are drawn by lot from `draws_at` on. Until each winner "
+        "has the coupon nothing else is given out; ask with a new key after `Retry-After`.",
+    ),
+    Trouble(
+        "already_entered",
+        409,
+        "You are in the draw already",
+        "A person enters once. `coupon` is the coupon that you have if you are drawn, at "
+        "`draws_at`.",
+    ),
+    Trouble(
         "sold_out",
         409,
         "All coupons are claimed",
@@ -259,6 +273,12 @@ TABLE: Final[tuple[Trouble, ...]] = (
         "What is left in the campaign's pot is less than a coupon's face value.",
     ),
     # --- the rules of coupons -----------------------------------------------------------------
+    Trouble(
+        "not_drawn",
+        409,
+        "The draw has not given this coupon",
+        "Somebody entered a draw with this coupon's id. It is nobody's coupon unless it is drawn.",
+    ),
     Trouble(
         "coupon_voided",
         409,
@@ -324,6 +344,19 @@ TABLE: Final[tuple[Trouble, ...]] = (
         409,
         "The coupon is still valid",
         "The coupon's validity ends at `valid_until`.",
+    ),
+    # --- the steps of a draw, asked for by the service itself ---------------------------------
+    Trouble(
+        "still_entering",
+        409,
+        "The intake is still open",
+        "People may enter until `draws_at`.",
+    ),
+    Trouble(
+        "other_seed",
+        409,
+        "This is not the seed of this draw",
+        "The SHA-256 of the seed is not the `seed_commitment` that was published at the opening.",
     ),
     # --- what happened to the store -----------------------------------------------------------
     Trouble(
@@ -434,6 +467,9 @@ def render_refusal(refusal: Refusal) -> bytes:
 # --- problems that several places answer with -----------------------------------------------------
 
 RETRY_SOON: Final = {"Retry-After": "1"}
+
+RETRY_AFTER: Final[Mapping[str, str]] = MappingProxyType({"draw_pending": "5"})
+"""Refusals by the rules after which it is worth to ask again with a new key → seconds to wait."""
 
 
 NOT_FOUND_DETAIL: Final = "There is nothing here, or it is not yours to see."

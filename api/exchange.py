@@ -14,7 +14,7 @@ from typing import Any, Final
 
 from api.bodies import check_media_type, read_body
 from api.callers import Caller
-from api.errors import CONTENT_TYPE, Problem, problem_body, status_of
+from api.errors import CONTENT_TYPE, RETRY_AFTER, Problem, problem_body, status_of
 from api.logs import request_id
 
 Scope = MutableMapping[str, Any]
@@ -117,6 +117,9 @@ class Reply:
     @classmethod
     def of_refusal(cls, code: str, body: bytes, headers: Headers) -> Reply:
         """Return the reply of a refusal whose body was rendered when it was decided."""
+        wait = RETRY_AFTER.get(code)
+        if wait is not None:
+            headers = [(b"retry-after", wait.encode()), *headers]
         return cls(status_of(code), body, [(b"content-type", PROBLEM_JSON), *headers], code)
 
 

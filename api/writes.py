@@ -42,6 +42,7 @@ SUCCESS: Final[dict[str, int]] = {
     "paused": 200,
     "resumed": 200,
     "closed": 200,
+    "entered": 202,
     "claimed": 201,
     "redeemed": 200,
     "refunded": 200,

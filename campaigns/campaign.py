@@ -11,6 +11,7 @@ from typing import Any, ClassVar, Literal
 from uuid import UUID
 
 import msgspec
+from msgspec import UNSET, UnsetType
 from msgspec.structs import replace
 
 from ledger.events import Event
@@ -23,6 +24,9 @@ PER_PERSON_MAX = 20
 
 POOL = "all"
 """A campaign has one pool of stock; release slots will bring more."""
+
+DRAW_POOL = "draw"
+"""Beside it, what a lottery has drawn: as many coupons to give, once each, as there are winners."""
 
 
 IntakeKind = Literal["first_come", "waiting_room", "lottery"]
@@ -95,9 +99,10 @@ class CampaignFunded(Event, frozen=True, kw_only=True):
 
 
 class CampaignOpened(Event, frozen=True, kw_only=True):
-    """Coupons can be claimed while the claim window is open."""
+    """Coupons can be claimed while the claim window is open. A lottery commits to its seed."""
 
     TOPIC: ClassVar[str] = "campaign.opened"
+    seed_commitment: str | UnsetType = UNSET
 
 
 class CampaignPaused(Event, frozen=True, kw_only=True):
@@ -120,6 +125,24 @@ class CampaignClosed(Event, frozen=True, kw_only=True):
     reason: str
 
 
+class CampaignIntakeClosed(Event, frozen=True, kw_only=True):
+    """A lottery takes no more entries; so many coupons are drawn among those that it has."""
+
+    TOPIC: ClassVar[str] = "campaign.intake_closed"
+    places: int
+
+
+class CampaignDrawn(Event, frozen=True, kw_only=True):
+    """A lottery was drawn: its seed is shown, and every entrant's rank is decided by it."""
+
+    TOPIC: ClassVar[str] = "campaign.drawn"
+    seed: str
+    entrants: int
+    entrants_sha256: str
+    winners: int
+    threshold: str | None
+
+
 class BudgetReclaimed(Event, frozen=True, kw_only=True):
     """What was left in the pot at the close went back to the sponsor."""
 
@@ -138,6 +161,8 @@ CAMPAIGN_EVENTS: tuple[type[Event], ...] = (
     CampaignResumed,
     CampaignClosed,
     BudgetReclaimed,
+    CampaignIntakeClosed,
+    CampaignDrawn,
 )
 
 
@@ -149,6 +174,19 @@ class Proposal(msgspec.Struct, frozen=True):
     from_quota: int
     from_budget_minor: int
     by: str
+
+
+class Draw(msgspec.Struct, frozen=True, kw_only=True):
+    """A lottery: what it committed to at its opening, then its places, then its outcome."""
+
+    commitment: str
+    opening: int
+    places: int | None = None
+    seed: str | None = None
+    entrants: int = 0
+    entrants_sha256: str = ""
+    winners: int = 0
+    threshold: str | None = None
 
 
 class Campaign(msgspec.Struct, frozen=True, kw_only=True):
@@ -163,6 +201,7 @@ class Campaign(msgspec.Struct, frozen=True, kw_only=True):
     quota: int = 0
     budget_minor: int = 0
     proposal: Proposal | None = None
+    draw: Draw | None = None
 
     @property
     def returns_to(self) -> Literal["campaign", "sponsor"]:
@@ -206,7 +245,10 @@ class CampaignFold:
                     proposal=None,
                 )
             case CampaignOpened() | CampaignResumed():
-                return replace(state, version=version, state="open")
+                draw = _draw_after(state.draw, event)
+                return replace(state, version=version, state="open", draw=draw)
+            case CampaignIntakeClosed() | CampaignDrawn():
+                return replace(state, version=version, draw=_draw_after(state.draw, event))
             case CampaignPaused():
                 return replace(state, version=version, state="paused")
             case CampaignClosed():
@@ -216,6 +258,25 @@ class CampaignFold:
                 return replace(state, version=version, budget_minor=left)
             case _:
                 raise AssertionError(f"{event.TOPIC} is no event of a campaign")
+
+
+def _draw_after(draw: Draw | None, event: Event) -> Draw | None:
+    match event:
+        case CampaignOpened(seed_commitment=str(commitment)):
+            return Draw(commitment=commitment, opening=event.originator_version)
+        case CampaignIntakeClosed() if draw is not None:
+            return replace(draw, places=event.places)
+        case CampaignDrawn() if draw is not None:
+            return replace(
+                draw,
+                seed=event.seed,
+                entrants=event.entrants,
+                entrants_sha256=event.entrants_sha256,
+                winners=event.winners,
+                threshold=event.threshold,
+            )
+        case _:
+            return draw
 
 
 CAMPAIGN_FOLD = CampaignFold()

@@ -15,6 +15,7 @@ from uuid import UUID, uuid5
 
 from campaigns.campaign import (
     CAMPAIGN_FOLD,
+    DRAW_POOL,
     POOL,
     BudgetReclaimed,
     Campaign,
@@ -24,6 +25,7 @@ from campaigns.campaign import (
     CampaignOpened,
     CampaignPaused,
     CampaignResumed,
+    Draw,
     FundingProposed,
     Terms,
 )
@@ -31,6 +33,7 @@ from campaigns.coupon import (
     COUPON_FOLD,
     Coupon,
     CouponClaimed,
+    CouponEntered,
     CouponExpired,
     CouponReclaimed,
     CouponRedeemed,
@@ -38,11 +41,21 @@ from campaigns.coupon import (
     CouponVoided,
     coupon_id,
 )
+from campaigns.intake import (
+    commitment_of,
+    draws_at,
+    is_lottery,
+    is_over,
+    phase_of,
+    seed_of,
+    taken_from,
+)
 from campaigns.refusals import Refusal, RenderRefusal
 from campaigns.replies import (
     CAMPAIGN_PREFIX,
     COUPON_PREFIX,
     EndingReply,
+    EntryReply,
     RedemptionReply,
     RefundReply,
     campaign_reply,
@@ -245,6 +258,8 @@ class ApproveFunding(CampaignCommand):
         """The sponsor's money moves into the pot, or out of it when the target is lower."""
         campaign = _known(view, self.campaign)
         _require_state(campaign, "draft", "funded", "open", "paused")
+        if campaign.draw is not None and campaign.draw.places is not None:
+            _require_drawn(view, campaign)
         proposal = campaign.proposal
         if proposal is None:
             raise Refusal("no_funding_proposed")
@@ -274,9 +289,11 @@ class ApproveFunding(CampaignCommand):
 
 @dataclass(frozen=True, slots=True)
 class OpenCampaign(CampaignCommand):
-    """Let people claim, within the claim window."""
+    """Let people claim, within the claim window. A lottery needs the ledger's draw key."""
 
     name = "open"
+
+    draw_key: bytes | None = field(default=None, repr=False)
 
     def decide(self, view: View, header: Header) -> Decision:
         """Only a funded campaign opens."""
@@ -284,8 +301,12 @@ class OpenCampaign(CampaignCommand):
         if campaign.state == "draft":
             raise Refusal("unfunded")
         _require_state(campaign, "funded")
-        event = CampaignOpened(**header.of(campaign.id, campaign.version + 1))
-        return _campaign_decision(self.book, "opened", campaign, [event])
+        own = header.of(campaign.id, campaign.version + 1)
+        if is_lottery(campaign.terms):
+            assert self.draw_key is not None, "a lottery opens with the ledger's draw key"
+            seed = seed_of(self.draw_key, campaign.id, campaign.version + 1)
+            own["seed_commitment"] = commitment_of(seed)
+        return _campaign_decision(self.book, "opened", campaign, [CampaignOpened(**own)])
 
 
 @dataclass(frozen=True, slots=True)
@@ -330,6 +351,8 @@ class CloseCampaign(CampaignCommand):
         """Held coupons stay usable; their money is reserved and does not go back yet."""
         campaign = _known(view, self.campaign)
         _require_state(campaign, "draft", "funded", "open", "paused")
+        if campaign.draw is not None and campaign.draw.seed is not None:
+            _require_drawn(view, campaign)
         capacity = view.capacity((self.campaign, POOL))
         left = capacity.budget_minor - capacity.granted_minor
         events: list[Event] = [
@@ -381,14 +404,18 @@ class ClaimCoupon(Command):
         campaign = _known(view, self.campaign)
         terms = campaign.terms
         _require_open(campaign, view.now)
-        n, coupon = self._free_coupon(view, terms.per_person_limit)
+        if campaign.draw is not None:
+            entry = self._entry(view, header, campaign, campaign.draw)
+            if entry is not None:
+                return entry
+        n, coupon, version = self._free_coupon(view, terms.per_person_limit)
         capacity = view.capacity((self.campaign, POOL))
         if capacity.issued >= capacity.quota:
             raise Refusal("sold_out", quota=capacity.quota)
         if capacity.granted_minor + terms.face_minor > capacity.budget_minor:
             raise Refusal("budget_exhausted", budget_minor=capacity.budget_minor)
         event = CouponClaimed(
-            **header.of(coupon, 1),
+            **header.of(coupon, version),
             campaign=campaign.id,
             campaign_version=campaign.version,
             person=self.person,
@@ -399,15 +426,36 @@ class ClaimCoupon(Command):
             valid_from=terms.valid_from,
             valid_until=terms.valid_until,
         )
-        reply = coupon_reply(self.book, COUPON_FOLD.evolve(None, event))
+        before = view.state(_coupon_read(coupon)) if version > 1 else None
+        reply = coupon_reply(self.book, COUPON_FOLD.evolve(before, event))
         taken = Capacity(issued=1, granted_minor=terms.face_minor)
         return Decision("claimed", reply, [event], [((self.campaign, POOL), taken)])
 
-    def _free_coupon(self, view: View, limit: int) -> tuple[int, UUID]:
+    def _entry(self, view: View, header: Header, campaign: Campaign, draw: Draw) -> Decision | None:
+        """While a lottery is on, a claim is an entry; it takes no stock and moves no money."""
+        given = Capacity() if draw.seed is None else view.capacity((campaign.id, DRAW_POOL))
+        phase = phase_of(campaign, draw, given, view.now)
+        known = view.state(_coupon_read(self.first))
+        if phase == "over" or (known is not None and known.state != "entered"):
+            return None
+        at = draws_at(campaign.terms)
+        if phase == "pending":
+            raise Refusal("draw_pending", draws_at=at)
+        coupon = PublicId(COUPON_PREFIX, self.book, self.first)
+        if known is not None:
+            raise Refusal("already_entered", coupon=str(coupon), draws_at=at)
+        event = CouponEntered(**header.of(self.first, 1), **taken_from(campaign, self.person))
+        of_campaign = str(PublicId(CAMPAIGN_PREFIX, self.book, campaign.id))
+        reply = EntryReply(str(coupon), of_campaign, "entered", event.at, at)
+        return Decision("entered", reply, [event])
+
+    def _free_coupon(self, view: View, limit: int) -> tuple[int, UUID, int]:
+        """Return the next coupon that the person may have; who was not drawn may have theirs."""
         for n in range(1, limit + 1):
             coupon = self.first if n == 1 else coupon_id(self.campaign, self.person, n)
-            if view.state(_coupon_read(coupon)) is None:
-                return n, coupon
+            known = view.state(_coupon_read(coupon))
+            if known is None or known.state == "entered":
+                return n, coupon, 1 if known is None else known.version + 1
         if limit == 1:
             first = PublicId(COUPON_PREFIX, self.book, self.first)
             raise Refusal("already_claimed", coupon=str(first))
@@ -487,6 +535,8 @@ class RedeemCoupon(CouponCommand):
         return Decision("redeemed", reply, [event])
 
     def _require_usable(self, coupon: Coupon, campaign: Campaign, now: datetime) -> None:
+        if coupon.state == "entered":
+            raise Refusal("not_drawn")
         _require_not_ended(coupon)
         if coupon.state == "redeemed":
             raise Refusal("already_redeemed")
@@ -565,6 +615,8 @@ class VoidCoupon(CouponCommand):
     def decide(self, view: View, header: Header) -> Decision:
         """The money goes back to the pot, or to the sponsor once the campaign is closed."""
         coupon, campaign = self._known(view)
+        if coupon.state == "entered":
+            raise Refusal("not_drawn")
         if coupon.state == "redeemed":
             raise Refusal("already_redeemed")
         if coupon.state == "voided":
@@ -647,6 +699,13 @@ def _require_open(campaign: Campaign, now: datetime) -> None:
         raise Refusal("not_open", state="open", opens_at=terms.claim_from)
     if now >= terms.claim_until:
         raise Refusal("not_open", state="open", ended_at=terms.claim_until)
+
+
+def _require_drawn(view: View, campaign: Campaign) -> None:
+    """What a draw has promised must be there until each winner has the coupon."""
+    assert campaign.draw is not None
+    if not is_over(campaign.draw, view.capacity((campaign.id, DRAW_POOL))):
+        raise Refusal("draw_pending", draws_at=draws_at(campaign.terms))
 
 
 def _require_not_ended(coupon: Coupon) -> None:

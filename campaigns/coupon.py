@@ -1,7 +1,8 @@
-"""A coupon's life: held, redeemed, held again after a refund, or ended for good.
+"""A coupon's life: entered for the draw or claimed, redeemed, refunded, and ended for good.
 
 A coupon's stream is its id, and its id is made of campaign, person and ordinal: claiming is the
-stream's first event, so a second claim of the same ordinal cannot be written.
+stream's first event, so a second claim of the same ordinal cannot be written. Where claims are
+drawn by lot the entry is the first event, and so there is one entry a person.
 """
 
 from __future__ import annotations
@@ -11,11 +12,12 @@ from typing import Any, ClassVar, Literal
 from uuid import UUID, uuid5
 
 import msgspec
+from msgspec import UNSET, UnsetType
 from msgspec.structs import replace
 
 from ledger.events import Event
 
-State = Literal["held", "redeemed", "expired", "voided", "reclaimed"]
+State = Literal["entered", "held", "redeemed", "expired", "voided", "reclaimed"]
 ReturnsTo = Literal["campaign", "sponsor"]
 
 
@@ -24,8 +26,26 @@ def coupon_id(campaign: UUID, person: str, n: int) -> UUID:
     return uuid5(campaign, f"{person}:{n}")
 
 
+class CouponEntered(Event, frozen=True, kw_only=True):
+    """A person entered a lottery for a coupon; nothing is taken or reserved yet."""
+
+    TOPIC: ClassVar[str] = "coupon.entered"
+    campaign: UUID
+    campaign_version: int
+    person: str
+    n: int
+    face_minor: int
+    threshold_minor: int
+    currency: str
+    valid_from: datetime
+    valid_until: datetime
+
+
 class CouponClaimed(Event, frozen=True, kw_only=True):
-    """A person took a coupon; its face value is reserved. Carries the terms that bind it."""
+    """A person took a coupon, or won it in the draw; its face value is reserved.
+
+    Carries the terms that bind it.
+    """
 
     TOPIC: ClassVar[str] = "coupon.claimed"
     campaign: UUID
@@ -37,6 +57,7 @@ class CouponClaimed(Event, frozen=True, kw_only=True):
     currency: str
     valid_from: datetime
     valid_until: datetime
+    drawn: bool | UnsetType = UNSET
 
 
 class CouponRedeemed(Event, frozen=True, kw_only=True):
@@ -105,6 +126,7 @@ class CouponVoided(Event, frozen=True, kw_only=True):
 
 
 COUPON_EVENTS: tuple[type[Event], ...] = (
+    CouponEntered,
     CouponClaimed,
     CouponRedeemed,
     CouponRefunded,
@@ -115,7 +137,10 @@ COUPON_EVENTS: tuple[type[Event], ...] = (
 
 
 class Coupon(msgspec.Struct, frozen=True, kw_only=True):
-    """A coupon as its events made it; `merchant` and `order` name its last redemption."""
+    """A coupon as its events made it; `merchant` and `order` name its last redemption.
+
+    Where claims are drawn by lot, `claimed_at` is the instant of the entry: when it was asked for.
+    """
 
     id: UUID
     version: int
@@ -140,11 +165,11 @@ class CouponFold:
         """Return the coupon after `event`."""
         version = event.originator_version
         match event:
-            case CouponClaimed():
+            case CouponClaimed() | CouponEntered() if state is None:
                 return Coupon(
                     id=event.originator_id,
                     version=version,
-                    state="held",
+                    state="held" if isinstance(event, CouponClaimed) else "entered",
                     campaign=event.campaign,
                     person=event.person,
                     n=event.n,
@@ -165,7 +190,7 @@ class CouponFold:
                     merchant=event.merchant,
                     order=event.order,
                 )
-            case CouponRefunded():
+            case CouponRefunded() | CouponClaimed():
                 return replace(state, version=version, state="held")
             case CouponReclaimed():
                 return replace(state, version=version, state="reclaimed")

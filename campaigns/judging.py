@@ -17,16 +17,20 @@ from uuid import UUID
 
 from msgspec.structs import replace
 
+from campaigns import redrawing
 from campaigns.campaign import (
     CAMPAIGN_EVENTS,
     CAMPAIGN_FOLD,
+    DRAW_POOL,
     PER_PERSON_MAX,
     POOL,
     BudgetReclaimed,
     Campaign,
     CampaignClosed,
     CampaignDrafted,
+    CampaignDrawn,
     CampaignFunded,
+    CampaignIntakeClosed,
     CampaignOpened,
     CampaignPaused,
     CampaignResumed,
@@ -35,12 +39,14 @@ from campaigns.campaign import (
 )
 from campaigns.coupon import (
     CouponClaimed,
+    CouponEntered,
     CouponExpired,
     CouponReclaimed,
     CouponRedeemed,
     CouponRefunded,
     CouponVoided,
 )
+from campaigns.redrawing import Lottery, Wrong
 from campaigns.replies import CAMPAIGN_PREFIX, COUPON_PREFIX
 from ledger.appending import Capacity
 from ledger.books import Book, PublicId
@@ -50,8 +56,8 @@ from ledger.verification import Finding
 
 # A coupon is kept as one number: its state in 3 bits, its ordinal in 5 and, while it is redeemed,
 # a mark of merchant and order above them. Numbers below 256 take no memory of their own.
-_HELD, _REDEEMED, _EXPIRED, _VOIDED, _RECLAIMED = range(5)
-_STATE_NAMES: Final = ("held", "redeemed", "expired", "voided", "reclaimed")
+_HELD, _REDEEMED, _EXPIRED, _VOIDED, _RECLAIMED, _ENTERED = range(6)
+_STATE_NAMES: Final = ("held", "redeemed", "expired", "voided", "reclaimed", "entered")
 _ENDED: Final = frozenset({_EXPIRED, _VOIDED, _RECLAIMED})
 _ORDINAL_BITS_FROM: Final = 3
 _MARK_BITS_FROM: Final = 8
@@ -67,6 +73,8 @@ _STEPS: Final[dict[type[Event], frozenset[str]]] = {
     CampaignResumed: frozenset({"paused"}),
     CampaignClosed: frozenset({"draft", "funded", "open", "paused"}),
     BudgetReclaimed: frozenset({"closed"}),
+    CampaignIntakeClosed: frozenset({"open"}),
+    CampaignDrawn: frozenset({"open"}),
 }
 """Campaign event → the states in which it may happen."""
 
@@ -86,6 +94,7 @@ class Pot:
     quota: int = 0
     granted_minor: int = 0
     budget_minor: int = 0
+    lottery: Lottery | None = None
 
     @property
     def capacity(self) -> Capacity:
@@ -130,6 +139,7 @@ class CampaignAudit:
         self._rules: dict[type[Event], Callable[[Any], None]] = {
             **dict.fromkeys(CAMPAIGN_EVENTS, self._campaign_event),
             CampaignDrafted: self._drafted,
+            CouponEntered: self._entered,
             CouponClaimed: self._claimed,
             CouponRedeemed: self._redeemed,
             CouponRefunded: self._refunded,
@@ -167,6 +177,12 @@ class CampaignAudit:
             for campaign, pot in self.pots.items()
             if any(pot.capacity) or (campaign, POOL) in standing.capacity
         }
+        derived |= {
+            (campaign, DRAW_POOL): pot.lottery.capacity
+            for campaign, pot in self.pots.items()
+            if pot.lottery is not None
+            and (pot.lottery.winners or (campaign, DRAW_POOL) in standing.capacity)
+        }
         for pool in sorted(derived.keys() | standing.capacity.keys(), key=str):
             expected, found = derived.get(pool), standing.capacity.get(pool)
             if expected != found:
@@ -182,6 +198,13 @@ class CampaignAudit:
         """Report that a rule is broken at this position; always False, for chains of checks."""
         self._add(code, f"{self._book}:{self._position}", expected, found)
         return False
+
+    def _wrong(self, wrong: Wrong | None) -> bool:
+        """Report what is wrong about a lottery, unless a missing part of the book may explain it.
+
+        Return whether nothing is, for chains of checks.
+        """
+        return wrong is None or self._unknown(*wrong)
 
     def _unknown(self, code: str, expected: object, found: object) -> bool:
         """Report a reference to nothing, unless the missing part of the book may explain it."""
@@ -216,7 +239,8 @@ class CampaignAudit:
             self._here("terms_invalid", "terms that can be kept", problem)
         campaign = CAMPAIGN_FOLD.evolve(None, event)
         namespace = sha1(campaign.id.bytes, usedforsecurity=False)
-        self.pots[campaign.id] = Pot(campaign, problem is None, namespace)
+        lottery = Lottery() if redrawing.is_drawn(campaign.terms) else None
+        self.pots[campaign.id] = Pot(campaign, problem is None, namespace, lottery=lottery)
 
     def _campaign_event(self, event: Any) -> None:
         pot = self.pots.get(event.originator_id)
@@ -242,15 +266,42 @@ class CampaignAudit:
                 self._judge_proposal(pot.campaign, event)
             case CampaignFunded():
                 self._judge_funding(pot.campaign, event)
+                self._check_draw_is_done(pot, event)
             case BudgetReclaimed():
                 expected = (pot.left_minor, pot.campaign.terms.currency, pot.campaign.sponsor)
                 found = (event.amount_minor, event.currency, event.sponsor)
                 if expected != found:
                     self._here("other_amount", expected, found)
-            case CampaignClosed() if pot.left_minor > 0:
-                self._owed = _Owed(event.originator_id, BudgetReclaimed)
+            case CampaignClosed():
+                self._check_draw_is_done(pot, event)
+                if pot.left_minor > 0:
+                    self._owed = _Owed(event.originator_id, BudgetReclaimed)
+            case _:
+                self._judge_lottery(pot, event)
+
+    def _judge_lottery(self, pot: Pot, event: Any) -> None:
+        match event:
+            case CampaignOpened():
+                self._wrong(redrawing.opening(pot.campaign, event))
+            case CampaignIntakeClosed():
+                self._wrong(redrawing.closing(pot.campaign, pot.capacity, event))
+            case CampaignDrawn() if pot.lottery is not None:
+                if self._wrong(redrawing.drawing(pot.campaign)):
+                    self._wrong(pot.lottery.redraw(pot.campaign, event))
+            case CampaignDrawn():
+                self._here("illegal_step", "the draw of a lottery", event.TOPIC)
             case _:
                 pass
+
+    def _check_draw_is_done(self, pot: Pot, event: Any) -> None:
+        """Stock and money stay as they are from the draw (funds: the intake's end) to its end."""
+        draw, lottery = pot.campaign.draw, pot.lottery
+        if draw is None or lottery is None or draw.places is None:
+            return
+        is_drawn = draw.seed is not None
+        if lottery.to_give or not (is_drawn or isinstance(event, CampaignClosed)):
+            left = f"{len(lottery.to_give)} without" if is_drawn else "not drawn"
+            self._unknown("draw_incomplete", "each winner with the coupon", left)
 
     def _judge_proposal(self, campaign: Campaign, event: FundingProposed) -> None:
         base = (event.from_quota, event.from_budget_minor)
@@ -322,17 +373,39 @@ class CampaignAudit:
 
     # Coupons
 
-    def _claimed(self, event: CouponClaimed) -> None:
-        coupon = event.originator_id
-        pot = self.pots.get(event.campaign)
-        if coupon.int in self._coupons:
-            self._here("illegal_step", f"one claim of {self._coupon_name(coupon)}", "another")
+    def _entered(self, event: CouponEntered) -> None:
+        pot = self._begun(event, _ENTERED)
+        if pot is None:
             return
+        if pot.lottery is not None:
+            pot.lottery.enter(event.originator_id.int)
+        if pot.judged and self._is_own_coupon(pot, event):
+            campaign = pot.campaign
+            if self._is_claimable(campaign, event) and self._wrong(
+                redrawing.entry(campaign, event.at)
+            ):
+                self._check_terms(campaign, event)
+
+    def _begun(self, event: CouponClaimed | CouponEntered, to: int) -> Pot | None:
+        """Take a coupon's entry or claim; return its campaign when both are known."""
+        coupon = event.originator_id
+        kept = self._coupons.get(coupon.int)
+        if kept is not None and (to == _ENTERED or kept & _STATE_MASK != _ENTERED):
+            self._here("illegal_step", f"one claim of {self._coupon_name(coupon)}", "another")
+            return None
         ordinal = min(max(event.n, 0), _ORDINAL_MASK)
-        self._coupons[coupon.int] = ordinal << _ORDINAL_BITS_FROM | _HELD
+        self._coupons[coupon.int] = ordinal << _ORDINAL_BITS_FROM | to
+        pot = self.pots.get(event.campaign)
         if pot is None:
             self._unknown("campaign_unknown", "a campaign that was drafted", event.campaign.hex)
+        return pot
+
+    def _claimed(self, event: CouponClaimed) -> None:
+        pot = self._begun(event, _HELD)
+        if pot is None:
             return
+        if pot.lottery is not None and event.drawn is True:
+            pot.lottery.given += 1
         self._take(pot, 1, event.face_minor)
         self.held_minor[event.currency] += event.face_minor
         if pot.judged:
@@ -340,13 +413,34 @@ class CampaignAudit:
 
     def _judge_claim(self, pot: Pot, event: CouponClaimed) -> None:
         campaign = pot.campaign
-        if not self._is_own_coupon(pot, event) or not self._is_claimable(campaign, event):
-            return
+        if (
+            self._is_own_coupon(pot, event)
+            and self._is_claimable(campaign, event)
+            and self._is_after_draw(pot.lottery, campaign, event)
+        ):
+            self._check_terms(campaign, event)
+
+    def _is_after_draw(
+        self, lottery: Lottery | None, campaign: Campaign, event: CouponClaimed
+    ) -> bool:
+        """Whether the draw gave the coupon to a winner, or was done with when it was claimed."""
+        if event.drawn is True:
+            coupon = event.originator_id
+            if lottery is not None and lottery.gives(coupon.int):
+                return True
+            return self._unknown("not_a_winner", "a winner without the coupon", coupon.hex)
+        if lottery is None:
+            return True
+        if campaign.draw is None or campaign.draw.seed is None or lottery.to_give:
+            return self._unknown("draw_incomplete", "claims after the draw", "before its end")
+        return True
+
+    def _check_terms(self, campaign: Campaign, event: CouponClaimed | CouponEntered) -> None:
         expected, found = _terms_of_coupons(campaign.terms), _terms_of_claim(event)
         if expected != found:
             self._here("claim_other_terms", expected, found)
 
-    def _is_own_coupon(self, pot: Pot, event: CouponClaimed) -> bool:
+    def _is_own_coupon(self, pot: Pot, event: CouponClaimed | CouponEntered) -> bool:
         """Whether the coupon is the person's n-th, and n is one that the person may have."""
         person, n = event.person, event.n
         limit = pot.campaign.terms.per_person_limit
@@ -365,12 +459,13 @@ class CampaignAudit:
             return True
         return self._here("coupon_id", f"{coupon:032x}", event.originator_id.hex)
 
-    def _is_claimable(self, campaign: Campaign, event: CouponClaimed) -> bool:
+    def _is_claimable(self, campaign: Campaign, event: CouponClaimed | CouponEntered) -> bool:
         """Whether the campaign took claims at that position."""
         terms = campaign.terms
         if campaign.state != "open":
             return self._here("claim_not_open", "an open campaign", campaign.state)
-        if not terms.claim_from <= event.at < terms.claim_until:
+        is_drawn = isinstance(event, CouponClaimed) and event.drawn is True
+        if not (is_drawn or terms.claim_from <= event.at < terms.claim_until):
             window = f"{terms.claim_from} up to {terms.claim_until}"
             return self._here("claim_outside_window", window, event.at)
         if event.campaign_version != campaign.version:
@@ -485,7 +580,7 @@ def _mark(event: CouponRedeemed | CouponRefunded) -> int:
     return hash((event.merchant, event.order)) & _MARK_MASK
 
 
-def _terms_of_claim(event: CouponClaimed) -> tuple[Any, ...]:
+def _terms_of_claim(event: CouponClaimed | CouponEntered) -> tuple[Any, ...]:
     return (
         event.face_minor,
         event.threshold_minor,

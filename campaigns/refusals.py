@@ -22,6 +22,7 @@ PRECEDENCE: Final[dict[str, tuple[str, ...]]] = {
     "approve_funding": (
         "not_found",
         "wrong_state",
+        "draw_pending",
         "no_funding_proposed",
         "self_approval",
         "unit_mismatch",
@@ -32,17 +33,20 @@ PRECEDENCE: Final[dict[str, tuple[str, ...]]] = {
     "open": ("not_found", "unfunded", "wrong_state"),
     "pause": ("not_found", "wrong_state"),
     "resume": ("not_found", "wrong_state"),
-    "close": ("not_found", "wrong_state"),
+    "close": ("not_found", "wrong_state", "draw_pending"),
     "claim": (
         "not_found",
         "not_open",
         "already_claimed",
         "limit_reached",
+        "draw_pending",
+        "already_entered",
         "sold_out",
         "budget_exhausted",
     ),
     "redeem": (
         "not_found",
+        "not_drawn",
         "coupon_voided",
         "coupon_reclaimed",
         "already_redeemed",
@@ -55,12 +59,16 @@ PRECEDENCE: Final[dict[str, tuple[str, ...]]] = {
     "refund": ("not_found", "not_redeemed", "order_mismatch"),
     "void": (
         "not_found",
+        "not_drawn",
         "already_redeemed",
         "coupon_voided",
         "coupon_expired",
         "coupon_reclaimed",
     ),
     "expire": ("not_found", "not_held", "still_valid"),
+    "close_intake": ("not_found", "wrong_state", "still_entering"),
+    "draw": ("not_found", "wrong_state", "other_seed"),
+    "give_drawn": ("not_found", "wrong_state", "already_claimed", "not_drawn"),
 }
 """Command → its refusal codes, the first that applies is answered."""
 

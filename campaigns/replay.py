@@ -21,6 +21,7 @@ from campaigns.coupon import (
     COUPON_FOLD,
     Coupon,
     CouponClaimed,
+    CouponEntered,
     CouponExpired,
     CouponReclaimed,
     CouponRedeemed,
@@ -39,7 +40,10 @@ ACCOUNT_KINDS: Final = ("sponsor", "campaign", "holder", "merchant")
 
 
 class CouponCounts(msgspec.Struct):
-    """How many coupons are in each state, and how often one was refunded."""
+    """How many coupons are in each state, and how often one was refunded.
+
+    Of lotteries: how many people `entered`, and how many coupons were `drawn`, ever.
+    """
 
     claimed: int = 0
     held: int = 0
@@ -48,6 +52,8 @@ class CouponCounts(msgspec.Struct):
     voided: int = 0
     reclaimed: int = 0
     refunds: int = 0
+    entered: int = 0
+    drawn: int = 0
 
 
 class CampaignAt(msgspec.Struct):
@@ -88,6 +94,7 @@ class BookAt:
         self._posted: defaultdict[str, int] = defaultdict(int)
         self._rules: dict[type[Event], Callable[[Any], None]] = {
             **dict.fromkeys(CAMPAIGN_EVENTS, self._campaign_event),
+            CouponEntered: self._entered,
             CouponClaimed: self._claimed,
             CouponRedeemed: self._redeemed,
             CouponRefunded: self._refunded,
@@ -129,10 +136,15 @@ class BookAt:
     def _counts(self, event: Any) -> tuple[CouponCounts, CouponCounts]:
         return self.coupons, self.campaigns[event.campaign].coupons
 
+    def _entered(self, event: CouponEntered) -> None:
+        for counts in self._counts(event):
+            counts.entered += 1
+
     def _claimed(self, event: CouponClaimed) -> None:
         for counts in self._counts(event):
             counts.claimed += 1
             counts.held += 1
+            counts.drawn += event.drawn is True
 
     def _redeemed(self, event: CouponRedeemed) -> None:
         for counts in self._counts(event):
@@ -196,7 +208,7 @@ def campaign_life(history: History, campaign: UUID, until: int) -> Life[Campaign
 
 
 def coupons_of(history: History, person: str, until: int) -> list[Coupon]:
-    """Return every coupon that a person had claimed by a position, in the order of claiming.
+    """Return every coupon that a person had claimed or entered for by a position, in that order.
 
     A coupon's id is made of campaign, person and ordinal, so that it is found by primary key: the
     campaigns are those that have a capacity, since nothing can be claimed of any other.

@@ -82,6 +82,16 @@ class CouponReply(msgspec.Struct, frozen=True):
     claimed_at: datetime
 
 
+class EntryReply(msgspec.Struct, frozen=True):
+    """An entry in a lottery: who is drawn has the coupon of this id after `draws_at`."""
+
+    coupon: str
+    campaign: str
+    state: str
+    entered_at: datetime
+    draws_at: datetime
+
+
 class RedemptionReply(msgspec.Struct, frozen=True):
     """What a merchant gets on redeeming: the discount and what is left to pay."""
 

@@ -5,11 +5,13 @@ from __future__ import annotations
 import inspect
 from collections.abc import Iterator
 from datetime import UTC, datetime
+from hashlib import sha256
 from types import NoneType, UnionType
 from typing import Any, Final, Literal, Union, get_args, get_origin
 from uuid import UUID, uuid5
 
 import msgspec
+from msgspec import UnsetType
 
 from api.reference.markdown import block, code, codes, document, table
 from campaigns import campaign as c
@@ -49,6 +51,14 @@ _MEANINGS: Final = {
     "campaign": "the campaign's stream",
     "campaign_version": "the campaign's version that the claim was decided against",
     "person": "pseudonym of the holder",
+    "seed_commitment": "SHA-256 (hex) of the seed of a lottery; absent otherwise",
+    "places": "how many coupons are drawn, at most",
+    "seed": "the seed (hex); an entrant's rank is SHA-256(seed ‖ the coupon's id in 16 bytes)",
+    "entrants": "how many people had entered",
+    "entrants_sha256": "SHA-256 (hex) over the entered coupons' ids, sorted, 16 bytes each",
+    "winners": "how many were drawn: those of the lowest ranks",
+    "threshold": "rank (hex) of the last winner; null when nobody won",
+    "drawn": "true when the draw gave the coupon; absent otherwise",
     "n": "the person's n-th coupon of the campaign, from 1",
     "face_minor": "what the coupon takes off",
     "threshold_minor": "the least order total it is good for",
@@ -79,6 +89,7 @@ _SECOND: Final = Actor("operator", "9b1c7702ee5a4b6c8f13d0a7c4e5f621")
 _TOURIST: Final = Actor("tourist", _PERSON)
 _MERCHANT: Final = Actor("merchant", "duty-free-haitang")
 _SWEEPER: Final = Actor("sweeper", "system")
+_DRAW: Final = Actor("draw", "system")
 _CAMPAIGN: Final = UUID("0f8fad5b-d9cb-5c1a-8a5f-3b1c2d3e4f50")
 _COUPON: Final = k.coupon_id(_CAMPAIGN, _PERSON, 1)
 _AT: Final = datetime(2026, 5, 1, 2, 0, 0, 184_213, tzinfo=UTC)
@@ -102,6 +113,23 @@ _FUNDS: Final = {"quota": 20_000, "budget_minor": 200_000_000}
 _MONEY: Final = {"amount_minor": 10_000, "currency": "CNY"}
 _OF_COUPON: Final = {"campaign": _CAMPAIGN, "person": _PERSON}
 _RETURN: Final = {**_OF_COUPON, **_MONEY, "to": "campaign", "sponsor": "province"}
+_TAKEN: Final = {
+    **_OF_COUPON,
+    "n": 1,
+    "face_minor": 10_000,
+    "threshold_minor": 100_000,
+    "currency": "CNY",
+    "valid_from": _OPENS,
+    "valid_until": _ENDS,
+}
+_SEED: Final = sha256(b"an example").digest()
+_DRAWN: Final = {
+    "seed": _SEED.hex(),
+    "entrants": 1_913_847,
+    "entrants_sha256": sha256(_COUPON.bytes).hexdigest(),
+    "winners": 20_000,
+    "threshold": "02ac" + 30 * "5e",
+}
 _ORDER: Final = {"merchant": "duty-free-haitang", "order": "2026-0501-000017"}
 
 _STORY: Final[tuple[tuple[type[Event], Actor, int, dict[str, Any]], ...]] = (
@@ -120,26 +148,15 @@ _STORY: Final[tuple[tuple[type[Event], Actor, int, dict[str, Any]], ...]] = (
             "proposed_by": _OPERATOR.id,
         },
     ),
-    (c.CampaignOpened, _OPERATOR, 4, {}),
+    (c.CampaignOpened, _OPERATOR, 4, {"seed_commitment": sha256(_SEED).hexdigest()}),
+    (c.CampaignIntakeClosed, _DRAW, 5, {"places": 20_000}),
+    (c.CampaignDrawn, _DRAW, 6, _DRAWN),
     (c.CampaignPaused, _OPERATOR, 5, {"reason": "a wrong threshold in the announcement"}),
     (c.CampaignResumed, _OPERATOR, 6, {}),
     (c.CampaignClosed, _OPERATOR, 7, {"reason": "the season is over"}),
     (c.BudgetReclaimed, _OPERATOR, 8, {**_MONEY, "sponsor": "province"}),
-    (
-        k.CouponClaimed,
-        _TOURIST,
-        1,
-        {
-            **_OF_COUPON,
-            "campaign_version": 4,
-            "n": 1,
-            "face_minor": 10_000,
-            "threshold_minor": 100_000,
-            "currency": "CNY",
-            "valid_from": _OPENS,
-            "valid_until": _ENDS,
-        },
-    ),
+    (k.CouponEntered, _TOURIST, 1, _TAKEN | {"campaign_version": 4}),
+    (k.CouponClaimed, _DRAW, 2, _TAKEN | {"campaign_version": 6, "drawn": True}),
     (
         k.CouponRedeemed,
         _MERCHANT,
@@ -180,7 +197,7 @@ def page() -> str:
 def _story() -> Iterator[Event]:
     for cls, actor, version, own in _STORY:
         stream = _CAMPAIGN if cls in c.CAMPAIGN_EVENTS else _COUPON
-        key = None if actor is _SWEEPER else f"{actor.role}-{version}"
+        key = None if actor.id == "system" else f"{actor.role}-{version}"
         fingerprint = None if key is None else uuid5(stream, key).hex * 2
         yield cls(
             originator_id=stream,
@@ -238,6 +255,7 @@ _NAMES: Final[dict[Any, str]] = {
     c.Terms: "object",
     c.Intake: "object: `kind`, `seconds` (lottery), `rate_per_s` (waiting room)",
     NoneType: "null",
+    UnsetType: "absent",
 }
 
 

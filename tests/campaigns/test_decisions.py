@@ -9,13 +9,17 @@ from typing import Any
 from uuid import UUID
 
 import pytest
+from msgspec import UNSET
 
 from campaigns import commands as c
 from campaigns.accounting import postings_of
-from campaigns.campaign import POOL, Terms
+from campaigns.campaign import DRAW_POOL, POOL, CampaignIntakeClosed, Intake, Terms
 from campaigns.commands import Command, Decision, header_of
 from campaigns.coupon import coupon_id
+from campaigns.drawing import CloseIntake, GiveDrawn, RecordDraw
+from campaigns.intake import Drawing, hold, seed_of
 from campaigns.refusals import PRECEDENCE, Refusal
+from campaigns.replies import EntryReply
 from ledger.appending import Capacity, PoolKey
 from ledger.books import Book
 from ledger.commit import Read
@@ -151,6 +155,156 @@ CLOSE = c.CloseCampaign(BOOK, CAMPAIGN, "over")
 def topics(decision: Decision) -> list[str]:
     """The topics of what followed."""
     return [event.TOPIC for event in decision.events]
+
+
+KEY = b"k" * 32
+DRAWER = Actor("draw", "system")
+LOTTERY = terms_of(claim_from=NOON, intake=Intake(kind="lottery", seconds=30))
+DRAWS_AT = NOON + timedelta(seconds=30)
+SEED = seed_of(KEY, CAMPAIGN, 4)
+CLOSE_INTAKE = CloseIntake(BOOK, CAMPAIGN)
+
+
+class Lottery(Story):
+    """A book in memory with one campaign, whose first claims are drawn."""
+
+    def __init__(self) -> None:
+        super().__init__(LOTTERY)
+
+    def opened(self, quota: int = 3, budget: int = 1500) -> Lottery:
+        self.now = NOON - timedelta(hours=1)
+        self.funded(quota, budget)
+        self.when(c.OpenCampaign(BOOK, CAMPAIGN, KEY), at=self.now)
+        return self
+
+    def entered(self, *people: int) -> Lottery:
+        if CAMPAIGN not in self.streams:
+            self.opened()
+        for n in people:
+            assert self.when(claim(n), tourist(person(n))).code == "entered"
+        return self
+
+    def intake_closed(self) -> Lottery:
+        self.when(CLOSE_INTAKE, DRAWER, DRAWS_AT)
+        return self
+
+    def drawing(self) -> Drawing:
+        """What any runner of this draw computes."""
+        entered = [e for events in self.streams.values() for e in events if e.TOPIC == ENTERED]
+        places = next(e for e in self.streams[CAMPAIGN] if isinstance(e, CampaignIntakeClosed))
+        return hold(SEED, [event.originator_id.bytes for event in entered], places.places)
+
+    def drawn(self) -> Lottery:
+        self.intake_closed()
+        self.when(RecordDraw(BOOK, CAMPAIGN, SEED, self.drawing()), DRAWER)
+        return self
+
+    def given(self) -> Lottery:
+        self.drawn()
+        for winner in self.drawing().winners:
+            self.when(GiveDrawn(BOOK, winner), DRAWER)
+        return self
+
+    def loser(self) -> int:
+        """Somebody who has entered and is not drawn."""
+        winners = self.drawing().winners
+        return next(n for n in range(1, 9) if coupon_id(CAMPAIGN, person(n), 1) not in winners)
+
+
+ENTERED = "coupon.entered"
+
+
+class TestLottery:
+    """The first claims are entries; the lowest ranks win; the rest is first come."""
+
+    def test_an_entry_takes_nothing(self) -> None:
+        """No stock, no money: both are for those who are drawn."""
+        story = Lottery().entered(1, 2)
+        assert story.capacity((CAMPAIGN, POOL)) == Capacity(0, 3, 0, 1500)
+        assert (story.pot(), story.holder()) == (1500, 0)
+
+    def test_an_entry_says_when_it_is_drawn(self) -> None:
+        """The reply names the coupon that it may become, and the instant of the draw."""
+        reply = Lottery().opened().when(claim(), tourist(WHO)).reply
+        assert reply == EntryReply(
+            f"cpn_main_{COUPON.hex}", f"cmp_main_{CAMPAIGN.hex}", "entered", NOON, DRAWS_AT
+        )
+
+    def test_the_intake_is_half_open(self) -> None:
+        """The last microsecond is in, the next one waits for the draw."""
+        story = Lottery().opened()
+        last = DRAWS_AT - timedelta(microseconds=1)
+        assert story.when(claim(), tourist(WHO), last).code == "entered"
+        assert story.refused(claim(2), tourist(person(2)), DRAWS_AT).code == "draw_pending"
+
+    def test_winners_have_coupons_like_any_other(self) -> None:
+        """Stock and money are taken when the coupon is given; it can be used, and ends as any."""
+        story = Lottery().entered(1).given()
+        assert story.capacity((CAMPAIGN, POOL)) == Capacity(1, 3, 500, 1500)
+        assert story.capacity((CAMPAIGN, DRAW_POOL)) == Capacity(1, 1)
+        assert story.holder() == 500
+        assert story.when(redeem(), SHOP).code == "redeemed"
+        assert story.when(refund(), SHOP).reply.state == "held"
+        assert story.when(VOID).code == "voided"
+
+    def test_as_many_win_as_there_is_stock_and_money_for(self) -> None:
+        """Money for two of three pieces: two places."""
+        story = Lottery().opened(quota=3, budget=1499).entered(1, 2, 3, 4).given()
+        assert story.capacity((CAMPAIGN, POOL)) == Capacity(2, 3, 1000, 1499)
+        assert story.refused(claim(9), tourist(person(9))).code == "budget_exhausted"
+
+    def test_what_is_left_is_first_come(self) -> None:
+        """With fewer entrants than coupons everybody wins, and others may claim the rest."""
+        story = Lottery().entered(1).given()
+        assert story.when(claim(2), tourist(person(2))).code == "claimed"
+
+    def test_who_was_not_drawn_may_claim_what_comes_back(self) -> None:
+        """Losing the draw does not use up the person's coupon; their stream goes on."""
+        story = Lottery().opened(quota=1, budget=500).entered(1, 2).given()
+        loser = story.loser()
+        assert story.refused(claim(loser), tourist(person(loser))).code == "sold_out"
+        budget = Money(1000, "CNY")
+        story.when(c.ProposeFunding(BOOK, CAMPAIGN, 2, budget, 1, 500))
+        story.when(c.ApproveFunding(BOOK, CAMPAIGN, 2, budget), BOB)
+        decision = story.when(claim(loser), tourist(person(loser)))
+        assert decision.code == "claimed"
+        assert decision.events[0].originator_version == 2
+        assert story.refused(claim(loser), tourist(person(loser))).code == "already_claimed"
+
+    def test_a_pause_holds_the_draw(self) -> None:
+        """Nothing is closed, drawn or given while the campaign is paused; then it goes on."""
+        story = Lottery().entered(1).drawn()
+        story.when(PAUSE)
+        give = GiveDrawn(BOOK, story.drawing().winners[0])
+        assert story.refused(give, DRAWER).code == "wrong_state"
+        story.when(RESUME)
+        assert story.when(give, DRAWER).code == "claimed"
+
+    def test_a_close_before_the_draw_ends_it(self) -> None:
+        """No seed was shown, nobody has won: the sponsor gets everything back."""
+        story = Lottery().entered(1).intake_closed()
+        story.when(CLOSE)
+        record = RecordDraw(BOOK, CAMPAIGN, SEED, story.drawing())
+        assert story.refused(record, DRAWER).code == "wrong_state"
+        assert (story.put_in(), story.pot()) == (0, 0)
+
+    def test_a_draw_goes_on_after_the_claim_window(self) -> None:
+        """Who has won gets the coupon however late the draw is done."""
+        story = Lottery().entered(1)
+        story.when(CLOSE_INTAKE, DRAWER, NOON + timedelta(hours=13))
+        story.when(RecordDraw(BOOK, CAMPAIGN, SEED, story.drawing()), DRAWER)
+        assert story.when(GiveDrawn(BOOK, COUPON), DRAWER).code == "claimed"
+
+    def test_a_draw_without_entrants_is_over_at_once(self) -> None:
+        """Nobody came: there is no threshold, and the stock is first come."""
+        story = Lottery().opened().drawn()
+        assert story.streams[CAMPAIGN][-1].threshold is None  # type: ignore[attr-defined]
+        assert story.when(claim(), tourist(WHO)).code == "claimed"
+
+    def test_another_campaign_commits_to_nothing(self) -> None:
+        """An ordinary opening has the bytes that it always had."""
+        story = Story().opened()
+        assert story.streams[CAMPAIGN][-1].seed_commitment is UNSET  # type: ignore[attr-defined]
 
 
 class TestMoney:
@@ -327,6 +481,11 @@ def closed() -> Story:
     return story
 
 
+def between() -> Lottery:
+    """A lottery that was drawn, with its only winner still to get the coupon."""
+    return Lottery().entered(1).drawn()
+
+
 def wrong_redemptions() -> dict[str, Case]:
     """A redemption for each of its refusals."""
     only_airport = terms_of(merchants=["airport"])
@@ -334,6 +493,7 @@ def wrong_redemptions() -> dict[str, Case]:
     short = redeem(order_total=Money(499, "CNY"))
     return {
         "not_found": (Story(), redeem(), SHOP, NOON),
+        "not_drawn": (Lottery().entered(1), redeem(), SHOP, NOON),
         "coupon_voided": (voided(), redeem(), SHOP, NOON),
         "coupon_reclaimed": (reclaimed(), redeem(), SHOP, LATE),
         "already_redeemed": (Story().redeemed(), redeem(), SHOP, NOON),
@@ -353,6 +513,8 @@ def wrong_claims() -> dict[str, Case]:
         "not_open": (Story().funded(), claim(), tourist(WHO), NOON),
         "already_claimed": (Story().claimed(), claim(), tourist(WHO), NOON),
         "limit_reached": (limited, claim(), tourist(WHO), NOON),
+        "draw_pending": (between(), claim(2), tourist(person(2)), NOON),
+        "already_entered": (Lottery().entered(1), claim(), tourist(WHO), NOON),
         "sold_out": (Story().opened(quota=0), claim(), tourist(WHO), NOON),
         "budget_exhausted": (Story().opened(budget=499), claim(), tourist(WHO), NOON),
     }
@@ -394,6 +556,7 @@ def wrong_approvals() -> dict[str, Case]:
     return {
         "not_found": (Story(), approve(3, budget), BOB, NOON),
         "wrong_state": (closed(), approve(3, budget), BOB, NOON),
+        "draw_pending": (between(), approve(3, budget), BOB, NOON),
         "no_funding_proposed": (Story().drafted(), approve(3, budget), BOB, NOON),
         "self_approval": (proposed(4, 2000), approve(4, more), ALICE, NOON),
         "unit_mismatch": (proposed(4, 1500), approve(4, DOLLARS), BOB, NOON),
@@ -416,6 +579,7 @@ def wrong_voids() -> dict[str, Case]:
     """A void for each of its refusals."""
     return {
         "not_found": (Story(), VOID, ALICE, NOON),
+        "not_drawn": (Lottery().entered(1), VOID, ALICE, NOON),
         "already_redeemed": (Story().redeemed(), VOID, ALICE, NOON),
         "coupon_voided": (voided(), VOID, ALICE, NOON),
         "coupon_expired": (Story().claimed(), VOID, ALICE, LATE),
@@ -446,18 +610,59 @@ def wrong_openings() -> dict[str, Case]:
     return {"not_found": steps["not_found"], **unfunded, "wrong_state": steps["wrong_state"]}
 
 
+def wrong_closes() -> dict[str, Case]:
+    """A close for each of its refusals."""
+    return {**wrong_steps(CLOSE), "draw_pending": (between(), CLOSE, ALICE, NOON)}
+
+
+def wrong_ends_of_intakes() -> dict[str, Case]:
+    """An end of an intake for each of its refusals."""
+    return {
+        "not_found": (Story(), CLOSE_INTAKE, DRAWER, NOON),
+        "wrong_state": (Lottery().opened().intake_closed(), CLOSE_INTAKE, DRAWER, DRAWS_AT),
+        "still_entering": (Lottery().opened(), CLOSE_INTAKE, DRAWER, NOON),
+    }
+
+
+def wrong_draws() -> dict[str, Case]:
+    """A draw for each of its refusals."""
+    nobody = hold(SEED, [], 3)
+    right, wrong = (RecordDraw(BOOK, CAMPAIGN, seed, nobody) for seed in (SEED, b"s" * 32))
+    return {
+        "not_found": (Story(), right, DRAWER, DRAWS_AT),
+        "wrong_state": (Lottery().opened(), right, DRAWER, NOON),
+        "other_seed": (Lottery().opened().intake_closed(), wrong, DRAWER, DRAWS_AT),
+    }
+
+
+def wrong_gifts() -> dict[str, Case]:
+    """A coupon given by the draw, for each of the refusals."""
+    contested = Lottery().opened(quota=1, budget=500).entered(1, 2).drawn()
+    loser = coupon_id(CAMPAIGN, person(contested.loser()), 1)
+    give = GiveDrawn(BOOK, COUPON)
+    return {
+        "not_found": (Story(), give, DRAWER, DRAWS_AT),
+        "wrong_state": (Story().claimed(), give, DRAWER, DRAWS_AT),
+        "already_claimed": (Lottery().entered(1).given(), give, DRAWER, DRAWS_AT),
+        "not_drawn": (contested, GiveDrawn(BOOK, loser), DRAWER, DRAWS_AT),
+    }
+
+
 WRONG: dict[str, Callable[[], dict[str, Case]]] = {
     "propose_funding": wrong_proposals,
     "approve_funding": wrong_approvals,
     "open": wrong_openings,
     "pause": lambda: wrong_steps(PAUSE),
     "resume": lambda: wrong_steps(RESUME),
-    "close": lambda: wrong_steps(CLOSE),
+    "close": wrong_closes,
     "claim": wrong_claims,
     "redeem": wrong_redemptions,
     "refund": wrong_refunds,
     "void": wrong_voids,
     "expire": wrong_expiries,
+    "close_intake": wrong_ends_of_intakes,
+    "draw": wrong_draws,
+    "give_drawn": wrong_gifts,
 }
 
 
@@ -504,6 +709,11 @@ def doubly_wrong() -> Iterable[tuple[str, str, Story, Command, Actor, datetime]]
         NOON,
     )
     yield "redeem", "unit_mismatch", Story().claimed(), redeem(order_total=dollars), SHOP, NOON
+    entered = Lottery().opened(quota=0, budget=0).entered(1)
+    yield "claim", "already_entered", entered, claim(), tourist(WHO), NOON
+    pending = Lottery().opened(quota=0, budget=0).entered(1).intake_closed()
+    yield "claim", "draw_pending", pending, claim(), tourist(WHO), NOON
+    yield "redeem", "not_drawn", Lottery().entered(1), redeem(), SHOP, LATE
     yield "claim", "not_open", paused, claim(), tourist(WHO), NOON
     yield "claim", "already_claimed", exhausted, claim(), tourist(WHO), NOON
     yield "claim", "sold_out", both, claim(2), tourist(person(2)), NOON

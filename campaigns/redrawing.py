@@ -1,0 +1,132 @@
+"""Drawing lotteries again: who had entered, and whom the seed that was shown makes a winner.
+
+It shares no code with the draw that it checks (`campaigns.intake`). An entrant takes sixteen bytes
+here until the campaign is drawn. What is wrong is told in a code and two words for a report.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from hashlib import sha256
+from typing import NamedTuple
+
+from campaigns.campaign import (
+    Campaign,
+    CampaignDrawn,
+    CampaignIntakeClosed,
+    CampaignOpened,
+    Terms,
+)
+from ledger.appending import Capacity
+
+
+class Wrong(NamedTuple):
+    """A broken rule: its code, what was expected and what was found."""
+
+    code: str
+    expected: object
+    found: object
+
+
+@dataclass(slots=True)
+class Lottery:
+    """A campaign's lottery as its events made it."""
+
+    entered: bytearray = field(default_factory=bytearray)
+    to_give: set[int] = field(default_factory=set)
+    """The winners who do not have their coupon yet."""
+
+    winners: int = 0
+    given: int = 0
+
+    @property
+    def capacity(self) -> Capacity:
+        """What the stored capacity of the draw should be."""
+        return Capacity(issued=self.given, quota=self.winners)
+
+    def enter(self, coupon: int) -> None:
+        """Take an entrant in."""
+        self.entered += coupon.to_bytes(16, "big")
+
+    def gives(self, coupon: int) -> bool:
+        """Whether somebody has won and does not have the coupon yet; from now on they have it."""
+        if coupon not in self.to_give:
+            return False
+        self.to_give.remove(coupon)
+        return True
+
+    def redraw(self, campaign: Campaign, event: CampaignDrawn) -> Wrong | None:
+        """Draw again with the seed that was shown, and compare."""
+        self.winners = event.winners
+        draw = campaign.draw
+        seed = _bytes(event.seed)
+        if draw is None or sha256(seed).hexdigest() != draw.commitment:
+            commitment = None if draw is None else draw.commitment
+            return Wrong("seed_differs", f"the seed of {commitment}", event.seed)
+        ids = sorted(bytes(self.entered[at : at + 16]) for at in range(0, len(self.entered), 16))
+        ranks = sorted((sha256(seed + one).digest(), one) for one in ids)
+        del ranks[draw.places or 0 :]
+        self.to_give = {int.from_bytes(one, "big") for _, one in ranks}
+        expected = (
+            len(ids),
+            sha256(b"".join(ids)).hexdigest(),
+            len(ranks),
+            ranks[-1][0].hex() if ranks else None,
+        )
+        found = (event.entrants, event.entrants_sha256, event.winners, event.threshold)
+        self.entered = bytearray()
+        return None if expected == found else Wrong("draw_differs", expected, found)
+
+
+def opening(campaign: Campaign, event: CampaignOpened) -> Wrong | None:
+    """A lottery commits to its seed, and nothing else does."""
+    commits = isinstance(event.seed_commitment, str)
+    if commits == is_drawn(campaign.terms):
+        return None
+    words = {True: "a commitment to a seed", False: "no commitment"}
+    return Wrong("seed_commitment", words[not commits], words[commits])
+
+
+def closing(campaign: Campaign, free: Capacity, event: CampaignIntakeClosed) -> Wrong | None:
+    """The intake ends after its time, once, and with as many places as there is stock for."""
+    draw, until = campaign.draw, _until(campaign.terms)
+    if draw is None or draw.places is not None or event.at < until:
+        return Wrong("illegal_step", f"{event.TOPIC} once, from {until} on", event.at)
+    money = (free.budget_minor - free.granted_minor) // campaign.terms.face_minor
+    places = min(free.quota - free.issued, money)
+    return None if event.places == places else Wrong("draw_differs", places, event.places)
+
+
+def drawing(campaign: Campaign) -> Wrong | None:
+    """A lottery is drawn once, after its intake was closed."""
+    draw = campaign.draw
+    if draw is None or draw.places is None or draw.seed is not None:
+        found = "none" if draw is None else "open" if draw.places is None else "drawn"
+        return Wrong("illegal_step", "campaign.drawn after campaign.intake_closed", found)
+    return None
+
+
+def entry(campaign: Campaign, at: datetime) -> Wrong | None:
+    """People enter a lottery while its intake is open."""
+    draw, until = campaign.draw, _until(campaign.terms)
+    if draw is None or draw.places is not None or at >= until:
+        return Wrong("entry_outside_intake", f"an open intake, before {until}", at)
+    return None
+
+
+def is_drawn(terms: Terms) -> bool:
+    """Whether the terms are those of a lottery."""
+    return terms.intake is not None and terms.intake.kind == "lottery"
+
+
+def _until(terms: Terms) -> datetime:
+    seconds = terms.intake.seconds if terms.intake is not None else 0
+    return terms.claim_from + timedelta(seconds=seconds)
+
+
+def _bytes(text: str) -> bytes:
+    try:
+        return bytes.fromhex(text)
+    except ValueError:
+        return b""
