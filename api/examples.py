@@ -82,6 +82,13 @@ def coupon() -> dict[str, Any]:
     }
 
 
+ENTRY: Final = {
+    "coupon": COUPON,
+    "campaign": CAMPAIGN,
+    "state": "entered",
+    "entered_at": "2026-05-01T02:00:00.184213Z",
+    "draws_at": "2026-05-01T02:00:30Z",
+}
 REDEEMED: Final = {
     "coupon": COUPON,
     "campaign": CAMPAIGN,

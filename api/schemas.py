@@ -36,6 +36,7 @@ from campaigns.replies import (
     CampaignReply,
     CouponReply,
     EndingReply,
+    EntryReply,
     RedemptionReply,
     RefundReply,
 )
@@ -358,6 +359,7 @@ BODIES: Final[tuple[type[Body], ...]] = (
 REPLIES: Final[tuple[type[msgspec.Struct], ...]] = (
     CampaignReply,
     CouponReply,
+    EntryReply,
     RedemptionReply,
     RefundReply,
     EndingReply,

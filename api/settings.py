@@ -130,6 +130,13 @@ class Settings(BaseSettings):
         description="Seconds until a caller who waits for a commit is told that the outcome is "
         "unknown.",
     )
+    slow_lane_max: int = Field(
+        256,
+        ge=1,
+        le=100_000,
+        description="Claims, per server process, that may be with the store while the gate cannot "
+        "speak for them; further ones are answered 503.",
+    )
     pool_size: int = Field(
         8, ge=2, le=100, description="Database connections for reading, per server process."
     )
@@ -178,6 +185,13 @@ class Settings(BaseSettings):
         description="Key that session tokens were made with before, still accepted. To change "
         "keys: first name the new one here on every server, then exchange the two, and take the "
         "old one away when the last session made with it has ended.",
+    )
+
+    draw_key: Annotated[SecretStr | None, AfterValidator(_key_bytes)] = Field(
+        None,
+        description="Key of the lotteries' seeds, at least 32 bytes in hex, the same on every "
+        "server of one ledger. Without it one is made once in the home. Keep it secret until the "
+        "last lottery is drawn, and do not lose it before: without it no lottery can be drawn.",
     )
 
     # --- how fast may one call ----------------------------------------------------------------
@@ -253,6 +267,12 @@ class Settings(BaseSettings):
             made or kept_secret(self.home, "session.key"),
             *([bytes.fromhex(previous.get_secret_value())] if previous is not None else []),
         )
+
+    def draw_secret(self) -> bytes:
+        """Return the key of the lotteries' seeds, making it in the home the first time."""
+        if self.draw_key is not None:
+            return bytes.fromhex(self.draw_key.get_secret_value())
+        return kept_secret(self.home, "draw.key")
 
     def issuer_secret(self) -> bytes:
         """Return the development issuer's Ed25519 seed, making it in the home the first time."""

@@ -7,7 +7,7 @@ the order. A decision returns events and a reply, or raises the first `Refusal` 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, ClassVar, Final, NamedTuple
@@ -293,7 +293,8 @@ class OpenCampaign(CampaignCommand):
 
     name = "open"
 
-    draw_key: bytes | None = field(default=None, repr=False)
+    draw_key: Callable[[], bytes] | None = field(default=None, repr=False)
+    """Gives the key; asked only where there is a seed to commit to."""
 
     def decide(self, view: View, header: Header) -> Decision:
         """Only a funded campaign opens."""
@@ -304,7 +305,7 @@ class OpenCampaign(CampaignCommand):
         own = header.of(campaign.id, campaign.version + 1)
         if is_lottery(campaign.terms):
             assert self.draw_key is not None, "a lottery opens with the ledger's draw key"
-            seed = seed_of(self.draw_key, campaign.id, campaign.version + 1)
+            seed = seed_of(self.draw_key(), campaign.id, campaign.version + 1)
             own["seed_commitment"] = commitment_of(seed)
         return _campaign_decision(self.book, "opened", campaign, [CampaignOpened(**own)])
 

@@ -26,7 +26,7 @@ from api.views import (
 from api.writes import Order, Write
 from campaigns import commands
 from campaigns.campaign import Intake, Terms
-from campaigns.replies import CAMPAIGN_PREFIX, CampaignReply, CouponReply
+from campaigns.replies import CAMPAIGN_PREFIX, CampaignReply, CouponReply, EntryReply
 from ledger.books import Book, PublicId
 from ledger.money import Money
 from projections import campaign_figures as figures
@@ -124,9 +124,10 @@ def _approve(order: Order[ApprovalBody], _service: Service) -> Command:
     return book, commands.ApproveFunding(book, campaign, body.quota, _money(body.budget))
 
 
-def _open(order: Order[EmptyBody], _service: Service) -> Command:
+def _open(order: Order[EmptyBody], service: Service) -> Command:
     target = _target(order)
-    return target.book, commands.OpenCampaign(target.book, target.uuid)
+    key = service.settings.draw_secret
+    return target.book, commands.OpenCampaign(target.book, target.uuid, key)
 
 
 def _pause(order: Order[ReasonBody], _service: Service) -> Command:
@@ -158,7 +159,9 @@ OPEN: Final = Write(f"{_ONE}/open", "operator", EmptyBody, "cmp", _open)
 PAUSE: Final = Write(f"{_ONE}/pause", "operator", ReasonBody, "cmp", _pause)
 RESUME: Final = Write(f"{_ONE}/resume", "operator", EmptyBody, "cmp", _resume)
 CLOSE: Final = Write(f"{_ONE}/close", "operator", ReasonBody, "cmp", _close)
-CLAIM: Final = Write(f"{_ONE}/claims", "tourist", EmptyBody, "cmp", _claim)
+CLAIM: Final = Write(
+    f"{_ONE}/claims", "tourist", EmptyBody, "cmp", _claim, rush=True, nothing=EmptyBody()
+)
 
 _WORDS: Final[tuple[tuple[Write[Any], Words], ...]] = (
     (
@@ -233,7 +236,15 @@ _WORDS: Final[tuple[tuple[Write[Any], Words], ...]] = (
     ),
     (
         CLAIM,
-        Words("Claim a coupon", "claim", "claimed", CouponReply, {}, examples.coupon()),
+        Words(
+            "Claim a coupon, or enter the draw for one",
+            "claim",
+            "claimed",
+            CouponReply,
+            {},
+            examples.coupon(),
+            ("entered", EntryReply, examples.ENTRY),
+        ),
     ),
 )
 

@@ -45,6 +45,14 @@ class Words:
     reply: type[msgspec.Struct]
     example: Any
     reply_example: Any
+    otherwise: tuple[str, type[msgspec.Struct], Any] | None = None
+    """Another success that there may be: its code, its reply and an example."""
+
+    @property
+    def successes(self) -> list[tuple[str, type[msgspec.Struct], Any]]:
+        """Every success: its code, its reply and an example."""
+        usual = (self.happened, self.reply, self.reply_example)
+        return [usual] if self.otherwise is None else [usual, self.otherwise]
 
 
 def service_of(request: Request) -> Service:
@@ -97,13 +105,13 @@ def add_write(router: APIRouter, write: Write[Any], words: Words) -> None:
         response_class=Response,
         responses={
             **documentation.problems(codes_of(words.rules)),
-            **documentation.reply(
-                SUCCESS[words.happened],
-                words.reply,
-                words.reply_example,
-                "Tidebook-Position",
-                "Idempotency-Replayed",
-            ),
+            **{
+                status: response
+                for code, struct, example in words.successes
+                for status, response in documentation.reply(
+                    SUCCESS[code], struct, example, "Tidebook-Position", "Idempotency-Replayed"
+                ).items()
+            },
         },
         openapi_extra={
             **documentation.body(

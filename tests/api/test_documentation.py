@@ -85,8 +85,8 @@ def test_every_refusal_of_a_rule_is_documented(document: Any) -> None:
     """The codes of a command are examples of its address's problems."""
     by_id = {operation["operationId"]: operation for _, operation in operations(document)}
     for rules, codes in PRECEDENCE.items():
-        if rules == "expire":
-            continue  # the sweeper's command has no address
+        if rules in {"expire", "close_intake", "draw", "give_drawn"}:
+            continue  # the commands of the sweeper and of the draw have no address
         for code in codes:
             response = by_id[rules]["responses"][str(BY_CODE[code].status)]
             assert code in response["content"]["application/problem+json"]["examples"]
@@ -129,9 +129,7 @@ def test_an_example_can_be_sent_as_it_is(app: App, document: Any) -> None:
     ]["example"]
     reply = app.post("/v1/campaigns", example, token=app.token("operator"))
     assert reply.status_code == 201, reply.text
-    assert set(reply.json()) == set(
-        document["components"]["schemas"]["CampaignReply"]["properties"]
-    )
+    assert set(reply.json()) == set(document["components"]["schemas"]["CampaignReply"]["required"])
 
 
 def test_every_problem_has_its_page(app: App) -> None:

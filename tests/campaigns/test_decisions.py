@@ -174,7 +174,7 @@ class Lottery(Story):
     def opened(self, quota: int = 3, budget: int = 1500) -> Lottery:
         self.now = NOON - timedelta(hours=1)
         self.funded(quota, budget)
-        self.when(c.OpenCampaign(BOOK, CAMPAIGN, KEY), at=self.now)
+        self.when(c.OpenCampaign(BOOK, CAMPAIGN, lambda: KEY), at=self.now)
         return self
 
     def entered(self, *people: int) -> Lottery:
