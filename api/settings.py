@@ -81,6 +81,33 @@ class Settings(BaseSettings):
     workers: int = Field(
         2, ge=1, le=64, description="Server processes that share the port, each with its writers."
     )
+    request_timeout_s: float = Field(
+        30.0,
+        gt=0,
+        le=3_600,
+        description="Seconds within which a request has to arrive wholly, from its first byte to "
+        "its last; later it is answered 408. A caller who does not read is left after as long.",
+    )
+    idle_timeout_s: float = Field(
+        75.0,
+        gt=0,
+        le=3_600,
+        description="Seconds that a connection may wait for its next request. Longer than the "
+        "idle time of a proxy in front, so that it is the proxy that hangs up.",
+    )
+    connections_max: int = Field(
+        10_000,
+        ge=1,
+        le=1_000_000,
+        description="Connections that one server process keeps; on further ones it answers 503.",
+    )
+    drain_s: float = Field(
+        2.0,
+        ge=0,
+        le=60,
+        description="Seconds that a server process which ends keeps idle connections, so that a "
+        "request that is on its way is still answered, with `Connection: close`.",
+    )
     trusted_proxies: int = Field(
         0,
         ge=0,
