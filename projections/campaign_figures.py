@@ -52,7 +52,19 @@ class Funded(View):
 
 
 class Opened(View):
-    pass
+    seed_commitment: str | None = None
+
+
+class IntakeClosed(View):
+    places: int
+
+
+class Drawn(View):
+    seed: str
+    entrants: int
+    entrants_sha256: str
+    winners: int
+    threshold: str | None
 
 
 class Paused(View):
@@ -71,9 +83,14 @@ class BudgetReclaimed(View):
     amount_minor: int
 
 
+class Entered(View):
+    campaign: str
+
+
 class Claimed(View):
     campaign: str
     face_minor: int
+    drawn: bool = False
 
 
 class Redeemed(View):
@@ -111,8 +128,11 @@ READS: Final[dict[str, type[View] | None]] = {
     "campaign.opened": Opened,
     "campaign.paused": Paused,
     "campaign.resumed": Resumed,
+    "campaign.intake_closed": IntakeClosed,
+    "campaign.drawn": Drawn,
     "campaign.closed": Closed,
     "campaign.budget_reclaimed": BudgetReclaimed,
+    "coupon.entered": Entered,
     "coupon.claimed": Claimed,
     "coupon.redeemed": Redeemed,
     "coupon.refunded": Refunded,
@@ -155,6 +175,9 @@ class Change(msgspec.Struct, gc=False):
     expired: int = 0
     voided: int = 0
     reclaimed: int = 0
+    entered: int = 0
+    drawn: int = 0
+    draw: dict[str, Any] | None = None
     claimed_minor: int = 0
     refunded_minor: int = 0
     expired_minor: int = 0
@@ -245,8 +268,29 @@ def _funded(change: Change, event: Funded) -> None:
     _clear_proposal(change)
 
 
-def _opened(change: Change, _event: Opened | Resumed) -> None:
+def _opened(change: Change, event: Opened) -> None:
     change.state = "open"
+    if event.seed_commitment is not None:
+        change.draw = {"seed_commitment": event.seed_commitment}
+
+
+def _resumed(change: Change, _event: Resumed) -> None:
+    change.state = "open"
+
+
+def _intake_closed(change: Change, event: IntakeClosed) -> None:
+    change.draw = {**(change.draw or {}), "places": event.places}
+
+
+def _drawn(change: Change, event: Drawn) -> None:
+    change.draw = {
+        **(change.draw or {}),
+        "seed": event.seed,
+        "entrants": event.entrants,
+        "entrants_sha256": event.entrants_sha256,
+        "winners": event.winners,
+        "threshold": event.threshold,
+    }
 
 
 def _paused(change: Change, _event: Paused) -> None:
@@ -263,9 +307,14 @@ def _budget_reclaimed(change: Change, event: BudgetReclaimed) -> None:
     change.reclaimed_minor += event.amount_minor
 
 
+def _entered(change: Change, _event: Entered) -> None:
+    change.entered += 1
+
+
 def _claimed(change: Change, event: Claimed) -> None:
     face_minor = event.face_minor
     change.claimed += 1
+    change.drawn += event.drawn
     change.held += 1
     change.claimed_minor += face_minor
     change.pot_minor -= face_minor
@@ -321,12 +370,15 @@ _OF_CAMPAIGN: Final[dict[type[View], _Rule]] = {
     Funded: _funded,
     Opened: _opened,
     Paused: _paused,
-    Resumed: _opened,
+    Resumed: _resumed,
+    IntakeClosed: _intake_closed,
+    Drawn: _drawn,
     Closed: _closed,
     BudgetReclaimed: _budget_reclaimed,
 }
 
 _OF_COUPON: Final[dict[type[View], _Rule]] = {
+    Entered: _entered,
     Claimed: _claimed,
     Redeemed: _redeemed,
     Refunded: _refunded,
@@ -366,6 +418,9 @@ class CampaignFigures(NamedTuple):
     expired: int
     voided: int
     reclaimed: int
+    entered: int
+    drawn: int
+    draw: dict[str, Any] | None
     claimed_minor: int
     refunded_minor: int
     expired_minor: int
@@ -434,6 +489,22 @@ def campaigns(
         },
     )
     return [CampaignFigures._make(row) for row in curs.fetchall()]
+
+
+_DRAWS_DUE: Final = """
+SELECT campaign FROM rm_campaign_figures.campaign
+WHERE book = %s AND state = 'open' AND terms->'intake'->>'kind' = 'lottery'
+    AND (draw->>'winners' IS NULL OR drawn < (draw->>'winners')::bigint)
+    AND (terms->>'claim_from')::timestamptz
+        + make_interval(secs => (terms->'intake'->>'seconds')::double precision) <= %s
+ORDER BY drafted_at, campaign
+"""
+
+
+def draws_due(curs: Any, book: str, now: datetime) -> list[UUID]:
+    """Return the open lotteries whose intake has ended and whose draw is not done."""
+    curs.execute(_DRAWS_DUE, (book, now))
+    return [row[0] for row in curs.fetchall()]
 
 
 def cursor_of(figures: CampaignFigures) -> CampaignCursor:

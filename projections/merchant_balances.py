@@ -49,6 +49,7 @@ class Refunded(View):
 READS: Final[dict[str, type[View] | None]] = {
     "coupon.redeemed": Redeemed,
     "coupon.refunded": Refunded,
+    "coupon.entered": None,
     "coupon.claimed": None,
     "coupon.reclaimed": None,
     "coupon.expired": None,
@@ -59,6 +60,8 @@ READS: Final[dict[str, type[View] | None]] = {
     "campaign.opened": None,
     "campaign.paused": None,
     "campaign.resumed": None,
+    "campaign.intake_closed": None,
+    "campaign.drawn": None,
     "campaign.closed": None,
     "campaign.budget_reclaimed": None,
 }

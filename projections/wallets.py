@@ -26,13 +26,15 @@ from projections.rows import change_rows, copy_rows, copy_structs
 
 NAME: Final = "wallets"
 STATES: Final = ("held", "redeemed", "expired", "voided", "reclaimed")
+ENTRY_STATES: Final = ("entered", "not_drawn")
+"""Of entries in a lottery. What is stored is `entered`; the draw's threshold tells the rest."""
 
 _SQL: Final = read_statements(NAME)
 
 # What is read of the events
 
 
-class Claimed(View):
+class Taken(View):
     at: str
     campaign: str
     person: str
@@ -42,6 +44,14 @@ class Claimed(View):
     currency: str
     valid_from: str
     valid_until: str
+
+
+class Entered(Taken):
+    pass
+
+
+class Claimed(Taken):
+    pass
 
 
 class Redeemed(View):
@@ -66,7 +76,17 @@ class Voided(View):
     pass
 
 
+class Drawn(View):
+    seed: str
+    threshold: str | None
+
+
+class Closed(View):
+    pass
+
+
 READS: Final[dict[str, type[View] | None]] = {
+    "coupon.entered": Entered,
     "coupon.claimed": Claimed,
     "coupon.redeemed": Redeemed,
     "coupon.refunded": Refunded,
@@ -79,11 +99,14 @@ READS: Final[dict[str, type[View] | None]] = {
     "campaign.opened": None,
     "campaign.paused": None,
     "campaign.resumed": None,
-    "campaign.closed": None,
+    "campaign.intake_closed": None,
+    "campaign.drawn": Drawn,
+    "campaign.closed": Closed,
     "campaign.budget_reclaimed": None,
 }
 
 _BECOMES: Final[dict[type[View], str]] = {
+    Claimed: "held",
     Refunded: "held",
     Reclaimed: "reclaimed",
     Expired: "expired",
@@ -122,6 +145,23 @@ class CouponChange(msgspec.Struct, gc=False):
     position: int
 
 
+class DrawRow(msgspec.Struct, gc=False):
+    campaign: str
+    seed: str | None
+    threshold: str | None
+
+
+def draws(batch: Batch) -> list[DrawRow]:
+    """Return the lotteries that a batch decides: drawn, or closed and never drawn."""
+    decided: dict[str, DrawRow] = {}
+    for event in batch:
+        if isinstance(event, Drawn):
+            decided[event.stream] = DrawRow(event.stream, event.seed, event.threshold)
+        elif isinstance(event, Closed):
+            decided.setdefault(event.stream, DrawRow(event.stream, None, None))
+    return list(decided.values())
+
+
 def _change(book: str, event: View) -> CouponChange:
     if isinstance(event, Redeemed):
         return CouponChange(
@@ -145,14 +185,16 @@ def fold(book: str, batch: Batch) -> tuple[list[CouponRow], list[CouponChange]]:
     claimed: dict[str, CouponRow] = {}
     changed: dict[str, CouponChange] = {}
     for event in batch:
-        if isinstance(event, Claimed):
+        if isinstance(event, Drawn | Closed):
+            continue
+        if isinstance(event, Taken) and event.version == 1:  # later, an entry that becomes held
             claimed[event.stream] = CouponRow(
                 book,
                 event.stream,
                 event.campaign,
                 event.person,
                 event.n,
-                "held",
+                "held" if type(event) is Claimed else "entered",
                 event.face_minor,
                 event.threshold_minor,
                 event.currency,
@@ -183,6 +225,7 @@ def apply(curs: Any, book: str, batch: Batch) -> None:
     claimed, changed = fold(book, batch)
     copy_structs(curs, "coupon", claimed)
     change_rows(curs, _SQL["change"], book, changed)
+    change_rows(curs, _SQL["draw"], book, draws(batch), every=False)
 
 
 class WalletLoader:
@@ -198,7 +241,10 @@ class WalletLoader:
         changes: list[CouponChange] = []
         known = self._terms
         for event in batch:
-            if isinstance(event, Claimed):
+            if isinstance(event, Drawn | Closed):
+                continue
+            if isinstance(event, Taken) and event.version == 1:
+                state = "held" if type(event) is Claimed else "entered"
                 terms = (
                     book,
                     event.campaign,
@@ -212,12 +258,13 @@ class WalletLoader:
                 if number is None:
                     number = known[terms] = len(known)
                 claims.append(
-                    (number, event.stream, event.person, event.n, event.at, event.position)
+                    (number, event.stream, event.person, event.n, state, event.at, event.position)
                 )
             else:
                 changes.append(_change(book, event))
         copy_rows(curs, "claim", _CLAIM_COLUMNS, claims)
         copy_structs(curs, "change", changes)
+        change_rows(curs, _SQL["draw"], book, draws(batch), every=False)
         self._write_terms(curs)
 
     def settle(self, curs: Any) -> None:
@@ -244,7 +291,7 @@ _TERMS_COLUMNS: Final = (
     "valid_from",
     "valid_until",
 )
-_CLAIM_COLUMNS: Final = ("terms", "coupon", "person", "n", "claimed_at", "position")
+_CLAIM_COLUMNS: Final = ("terms", "coupon", "person", "n", "state", "claimed_at", "position")
 
 WALLETS: Final = Projection(NAME, READS, _SQL, apply, WalletLoader)
 
@@ -290,14 +337,27 @@ class Worth(NamedTuple):
 
 _FIELDS: Final = ", ".join(HeldCoupon._fields)
 
-_COUPON: Final = f"SELECT {_FIELDS} FROM rm_wallets.coupon WHERE book = %s AND coupon = %s"  # noqa: S608 - names of columns
+# Losing a draw writes nothing: whoever entered and ranks behind the last winner was not drawn.
+_STATE: Final = """
+CASE WHEN state = 'entered' AND EXISTS (
+    SELECT FROM rm_wallets.draw AS d WHERE d.book = coupon.book AND d.campaign = coupon.campaign
+        AND (d.threshold IS NULL OR sha256(d.seed || uuid_send(coupon.coupon)) > d.threshold)
+) THEN 'not_drawn' ELSE state END"""
+
+_SHOWN: Final = ", ".join(
+    f"{_STATE} AS state" if field == "state" else field for field in HeldCoupon._fields
+)
+
+_COUPON: Final = f"SELECT {_SHOWN} FROM rm_wallets.coupon WHERE book = %s AND coupon = %s"  # noqa: S608 - names of columns
 
 # One index range per state, each in order, then merged: never more than a page of rows per state.
 _COUPONS_OF: Final = f"""
 SELECT {_FIELDS} FROM unnest(%(states)s::text[]) AS wanted (wanted_state)
 CROSS JOIN LATERAL (
-    SELECT {_FIELDS} FROM rm_wallets.coupon
-    WHERE person = %(person)s AND state = wanted_state
+    SELECT {_SHOWN} FROM rm_wallets.coupon
+    WHERE person = %(person)s
+        AND state = CASE wanted_state WHEN 'not_drawn' THEN 'entered' ELSE wanted_state END
+        AND {_STATE} = wanted_state
         AND (claimed_at, book, coupon) < (%(at)s, %(book)s, %(coupon)s)
     ORDER BY claimed_at DESC, book DESC, coupon DESC
     LIMIT %(limit)s
@@ -340,7 +400,7 @@ def coupons_of(
     curs.execute(
         _COUPONS_OF,
         {
-            "states": [state] if state is not None else list(STATES),
+            "states": [state] if state is not None else [*STATES, *ENTRY_STATES],
             "person": person,
             "at": at,
             "book": book,

@@ -26,6 +26,9 @@ CREATE TABLE campaign (
     expired bigint NOT NULL DEFAULT 0,
     voided bigint NOT NULL DEFAULT 0,
     reclaimed bigint NOT NULL DEFAULT 0,  -- refunded after their validity
+    entered bigint NOT NULL DEFAULT 0,    -- in its lottery, ever
+    drawn bigint NOT NULL DEFAULT 0,      -- of the claimed ones, those that the lottery gave
+    draw jsonb,                           -- what the lottery committed to, and its outcome
     claimed_minor bigint NOT NULL DEFAULT 0,
     refunded_minor bigint NOT NULL DEFAULT 0,
     expired_minor bigint NOT NULL DEFAULT 0,
@@ -83,6 +86,10 @@ UPDATE campaign SET
     expired = campaign.expired + change.expired,
     voided = campaign.voided + change.voided,
     reclaimed = campaign.reclaimed + change.reclaimed,
+    entered = campaign.entered + change.entered,
+    drawn = campaign.drawn + change.drawn,
+    draw = CASE WHEN change.draw IS NULL
+        THEN campaign.draw ELSE coalesce(campaign.draw, '{}') || change.draw END,
     claimed_minor = campaign.claimed_minor + change.claimed_minor,
     refunded_minor = campaign.refunded_minor + change.refunded_minor,
     expired_minor = campaign.expired_minor + change.expired_minor,
@@ -98,8 +105,8 @@ FROM json_to_recordset(%(rows)s) AS change (
     proposes boolean, proposed_quota bigint, proposed_budget_minor bigint,
     proposed_from_quota bigint, proposed_from_budget_minor bigint, proposed_by text,
     claimed bigint, held bigint, redeemed bigint, refunded bigint, expired bigint, voided bigint,
-    reclaimed bigint, claimed_minor bigint, refunded_minor bigint, expired_minor bigint,
-    voided_minor bigint, funded_minor bigint, pot_minor bigint, held_minor bigint,
-    spent_minor bigint, reclaimed_minor bigint, position bigint
+    reclaimed bigint, entered bigint, drawn bigint, draw jsonb, claimed_minor bigint,
+    refunded_minor bigint, expired_minor bigint, voided_minor bigint, funded_minor bigint,
+    pot_minor bigint, held_minor bigint, spent_minor bigint, reclaimed_minor bigint, position bigint
 )
 WHERE campaign.book = %(book)s AND campaign.campaign = change.campaign;

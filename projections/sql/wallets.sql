@@ -19,6 +19,22 @@ CREATE TABLE coupon (
     position bigint NOT NULL -- of the event that last changed the row
 );
 
+-- What decides over the entries of a lottery: the seed and the last winner's rank (none: nobody won).
+CREATE TABLE draw (
+    book text COLLATE "C" NOT NULL,
+    campaign uuid NOT NULL,
+    seed bytea,
+    threshold bytea,
+    PRIMARY KEY (book, campaign)
+);
+
+-- name: draw
+-- Keep how lotteries were decided; a close after the draw changes nothing.
+INSERT INTO draw (book, campaign, seed, threshold)
+SELECT %(book)s, campaign, decode(seed, 'hex'), decode(threshold, 'hex')
+FROM json_to_recordset(%(rows)s) AS decided (campaign uuid, seed text, threshold text)
+ON CONFLICT DO NOTHING;
+
 -- name: staging
 -- What a rebuild pours in: claims, the terms that many of them share, and what became of them.
 -- Staging may be unlogged: a crash ends the rebuild, and the next one starts over.
@@ -37,6 +53,7 @@ CREATE UNLOGGED TABLE claim (
     coupon uuid NOT NULL,
     person text NOT NULL,
     n integer NOT NULL,
+    state text NOT NULL,
     claimed_at timestamptz NOT NULL,
     position bigint NOT NULL
 );
@@ -59,7 +76,7 @@ INSERT INTO coupon (
 )
 SELECT
     coalesce(c.book, l.book), coalesce(c.coupon, l.coupon), c.campaign, c.person, c.n,
-    coalesce(l.state, 'held'), c.face_minor, c.threshold_minor, c.currency,
+    coalesce(l.state, c.state), c.face_minor, c.threshold_minor, c.currency,
     c.valid_from, c.valid_until, c.claimed_at,
     l.merchant, l.order_no, l.redeemed_at, coalesce(l.position, c.position)
 FROM (SELECT * FROM claim JOIN terms USING (terms)) AS c
