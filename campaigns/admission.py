@@ -1,0 +1,74 @@
+"""What the store's state says of a claim, told from one moment and without deciding it.
+
+The gate proposes refusals; here they are compared with a glance at the book. Whatever is refused
+here the book's writer would have refused at that moment, with the same code and facts; everything
+else is left to the writer. Nothing is ever granted here.
+"""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Final, NamedTuple
+
+from campaigns.campaign import Campaign
+from campaigns.coupon import coupon_id
+from campaigns.gate import Facts, Knock, Verdict, Word
+from campaigns.replies import COUPON_PREFIX
+from ledger.appending import Capacity
+from ledger.books import Book, PublicId
+
+PLENTY: Final = 10**9
+"""Tokens of a pool whose stock is not taken by claims: entries to a lottery."""
+
+
+class Standing(NamedTuple):
+    """A campaign and its pool at one moment: the head's position, and the instant of a decision."""
+
+    campaign: Campaign
+    capacity: Capacity
+    position: int
+    now: datetime
+
+    @property
+    def is_open(self) -> bool:
+        """Whether the campaign takes claims, or will when its window opens."""
+        return self.campaign.state == "open" and self.now < self.campaign.terms.claim_until
+
+    @property
+    def free(self) -> int:
+        """How many more coupons stock and budget are good for."""
+        if self.campaign.draw is not None:
+            return PLENTY
+        capacity = self.capacity
+        money = (capacity.budget_minor - capacity.granted_minor) // self.campaign.terms.face_minor
+        return max(0, min(capacity.quota - capacity.issued, money))
+
+    @property
+    def used_up(self) -> tuple[str, Facts] | None:
+        """The code and facts with which everybody is refused; None while there is something."""
+        if self.free > 0:
+            return None
+        if self.capacity.issued >= self.capacity.quota:
+            return "sold_out", (("quota", self.capacity.quota),)
+        return "budget_exhausted", (("budget_minor", self.capacity.budget_minor),)
+
+    def word(self, knock: Knock, *, has_all: bool) -> Word | None:
+        """Return the refusal that holds at this moment; None when the writer must decide.
+
+        `has_all`: the person has as many coupons of the campaign as one person may have.
+        """
+        terms = self.campaign.terms
+        if not self.is_open or self.now < terms.claim_from or self.campaign.draw is not None:
+            return None
+        if has_all and terms.per_person_limit == 1:
+            first = coupon_id(self.campaign.id, knock.person, 1)
+            coupon = str(PublicId(COUPON_PREFIX, Book(knock.book), first))
+            return self._refusal(Verdict.CLAIMED, "already_claimed", (("coupon", coupon),))
+        if has_all:
+            facts = (("per_person_limit", terms.per_person_limit),)
+            return self._refusal(Verdict.CLAIMED, "limit_reached", facts)
+        used_up = self.used_up
+        return None if used_up is None else self._refusal(Verdict.SOLD_OUT, *used_up)
+
+    def _refusal(self, verdict: Verdict, code: str, facts: Facts) -> Word:
+        return Word(verdict, code=code, position=self.position, facts=facts)

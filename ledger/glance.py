@@ -1,0 +1,133 @@
+"""A glance at a book: what one moment shows, read by keys and without the head's lock.
+
+Whoever has a guess can compare it with the store here: stock, how far a campaign has come, which
+requests were answered, which streams exist. All of a glance is of one moment. Nothing is decided
+by it and nothing is written: a glance may say that something is no more to be had, and never that
+it is to be had.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import datetime
+from typing import Any, Final, NamedTuple
+from uuid import UUID
+
+from ledger.appending import Capacity, PoolKey
+from ledger.datastore import Datastore
+
+SESSION: Final = {
+    # All is read by key, whatever the planner believes of a table that has just begun to grow.
+    "enable_seqscan": "off",
+    "jit": "off",
+    "statement_timeout": "2s",
+}
+"""Session settings of a connection that is used for glances only."""
+
+
+class Asked(NamedTuple):
+    """A request, and a stream that may exist; `request` as `ledger.appending.request_id`."""
+
+    request: bytes
+    scope: str
+    key: str
+    stream: UUID
+
+
+class Sight(NamedTuple):
+    """A pool, and the last version of its campaign's stream; 0 when there is none."""
+
+    capacity: Capacity
+    version: int
+
+
+class Glance(NamedTuple):
+    """What was seen: `now` and `at` as in `ledger.appending.Head`, the rest in the order asked."""
+
+    position: int
+    now: datetime
+    at: datetime | None
+    pools: list[Sight]
+    answered: list[bool]
+    """Whether the store has a reply or an event of that request."""
+    existing: list[bool]
+    """Whether the stream has an event."""
+
+    @property
+    def instant(self) -> datetime:
+        """The instant at which a decision would be judged now."""
+        return self.now if self.at is None or self.now >= self.at else self.at
+
+
+def glance(
+    connection: Any, book: str, pools: Sequence[PoolKey], asked: Sequence[Asked] = ()
+) -> Glance:
+    """Look once, in one round trip; `connection` is in autocommit mode. Raises the driver's errors.
+
+    No scope or key may hold a line break; none does.
+    """
+    with connection.cursor() as cursor:
+        cursor.execute(
+            _LOOK,
+            {
+                "book": book,
+                "campaigns": ",".join([campaign.hex for campaign, _ in pools]),
+                "pools": ",".join([pool for _, pool in pools]),
+                "requests": ",".join([one.request.hex() for one in asked]),
+                "scopes": "\n".join([one.scope for one in asked]),
+                "keys": "\n".join([one.key for one in asked]),
+                "streams": ",".join([one.stream.hex for one in asked]),
+            },
+        )
+        now, position, at, sights, marks = cursor.fetchone()
+    return Glance(
+        position or 0,
+        now,
+        at,
+        [_sight(text) for text in (sights or "").split(";") if text],
+        [mark in "13" for mark in marks or ""],
+        [mark in "23" for mark in marks or ""],
+    )
+
+
+def connect(datastore: Datastore) -> Any:
+    """Open a connection for glances; the caller closes it. Raises the library's errors."""
+    connection = datastore.with_session(SESSION).connect()
+    connection.autocommit = True
+    return connection
+
+
+def _sight(text: str) -> Sight:
+    *capacity, version = map(int, text.split(","))
+    return Sight(Capacity(*capacity), version)
+
+
+# Lists travel as one string each: the driver takes longer to write an array than the server to cut
+# a string. Every look-up is a subquery by primary key or unique index.
+_LOOK: Final = r"""
+SELECT clock_timestamp(), h.position, nullif(h.at, '-infinity'),
+  (SELECT string_agg(
+      concat_ws(',', coalesce(c.issued, 0), coalesce(c.quota, 0), coalesce(c.granted_minor, 0),
+                coalesce(c.budget_minor, 0), coalesce(v.version, 0)), ';' ORDER BY w.n)
+   FROM ROWS FROM (unnest(string_to_array(%(campaigns)s, ',')::uuid[]),
+                   unnest(string_to_array(%(pools)s, ',')))
+        WITH ORDINALITY AS w (campaign, pool, n)
+   LEFT JOIN LATERAL (SELECT * FROM capacity WHERE book = %(book)s AND campaign = w.campaign
+                      AND pool = w.pool OFFSET 0) c ON true
+   LEFT JOIN LATERAL (SELECT max(originator_version) AS version FROM event
+                      WHERE book = %(book)s AND originator_id = w.campaign OFFSET 0) v ON true),
+  (SELECT string_agg(CASE WHEN
+        EXISTS (SELECT FROM event WHERE book = %(book)s AND request = w.request)
+        OR EXISTS (SELECT FROM idempotency
+                   WHERE book = %(book)s AND scope = w.scope AND key = w.key)
+      THEN CASE WHEN w.known THEN '3' ELSE '1' END
+      ELSE CASE WHEN w.known THEN '2' ELSE '0' END END, '' ORDER BY w.n)
+   FROM (SELECT a.*, EXISTS (SELECT FROM event WHERE book = %(book)s
+                             AND originator_id = a.stream AND originator_version = 1) AS known
+         FROM ROWS FROM (unnest(string_to_array(%(requests)s, ',')::uuid[]),
+                         unnest(string_to_array(%(scopes)s, E'\n')),
+                         unnest(string_to_array(%(keys)s, E'\n')),
+                         unnest(string_to_array(%(streams)s, ',')::uuid[]))
+              WITH ORDINALITY AS a (request, scope, key, stream, n) OFFSET 0) w)
+FROM (SELECT 1) AS one LEFT JOIN book_head h ON h.book = %(book)s
+"""
