@@ -283,12 +283,12 @@ class CpuTime:
 
 
 def cpu_s(processes: Sequence[psutil.Process]) -> float:
-    """User and system time so far of all those that are still there."""
+    """User and system time so far of all those that are still there, and of their dead children."""
     total = 0.0
     for process in processes:
         with contextlib.suppress(psutil.Error):
             times = process.cpu_times()
-            total += times.user + times.system
+            total += times.user + times.system + times.children_user + times.children_system
     return total
 
 
