@@ -1,85 +1,32 @@
-"""The server process: settings in, a listening service out.
+"""The server: settings in, a listening service out.
 
-Granian starts the workers and each one calls `create`. On SIGTERM or SIGINT the server takes no
-more connections, the workers finish what is queued, and then it ends.
+What makes a start impossible is found out here, before anybody listens. The calls themselves are
+answered by workers (`api.worker`), which `api.workers` keeps running; this process never sees one.
 """
 
 from __future__ import annotations
 
 import asyncio
-import gc
-import multiprocessing
 import os
-import shutil
-import signal
 import socket
 import sys
-import tempfile
-import threading
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from contextlib import ExitStack
+from typing import Final
 
 import psycopg2
 from eventsourcing import persistence as es
-from granian import Granian
-from granian.constants import HTTPModes, Interfaces, Loops
-from granian.log import LogLevels
 
+from api import logs
+from api.rundir import RunDirectory
 from api.settings import Settings
+from api.workers import BACKLOG, Workers
 from ledger.safety import UnsafeDatabase
 
-if TYPE_CHECKING:
-    from api.fastpath import Front
-
-BACKLOG: Final = 4_096
-"""Connections that may wait to be accepted: a release opens and everybody connects at once."""
-BACKPRESSURE: Final = 8_192
-"""Calls that one worker works on at once; the queues of the writers say no before that."""
-GC_YOUNG_MAX: Final = 50_000
-"""New objects between two looks for garbage: some thousand calls' worth."""
-KILL_AFTER_S: Final = 40
-"""A worker that has not drained by then is ended; the writers' own bound is 30 seconds."""
+WORKER: Final = (sys.executable, "-m", "api.worker")
 
 
-def create() -> Front:
-    """Return the application of one worker, with settings from the environment."""
-    # The metrics library decides on import whether processes share their counts, so it is
-    # imported only here, after the parent has set where.
-    from api import logs
-    from api.app import create_app
-    from api.service import Service
-
-    _end_with_parent()
-    settings = Settings()
-    app = create_app(Service(settings, log=logs.configure(settings.log_level, sys.stdout)))
-    _calm_the_collector()
-    return app
-
-
-def _calm_the_collector() -> None:
-    """Keep the garbage collector off what lives as long as the process.
-
-    Calls leave next to no cycles behind, but they make many objects at once; with the thresholds
-    that Python starts with, a third of a rush's time goes into looking through the application.
-    """
-    gc.collect()
-    gc.freeze()
-    gc.set_threshold(GC_YOUNG_MAX, 10, 100)
-
-
-def _end_with_parent() -> None:
-    """End this worker in good order when the server's main process is gone, however it went.
-
-    The parent is the one that spawned us, even if it was killed before we came to look.
-    """
-    parent = multiprocessing.parent_process()
-    assert parent is not None, "workers are spawned by the server's main process"
-
-    def watch() -> None:
-        parent.join()
-        os.kill(os.getpid(), signal.SIGTERM)
-
-    threading.Thread(target=watch, name="parent-watch", daemon=True).start()
+class _NoStart(Exception):
+    """The service cannot be started; the message says why."""
 
 
 def serve(settings: Settings) -> int:
@@ -87,53 +34,68 @@ def serve(settings: Settings) -> int:
 
     A database that is unsafe or not there is found out before anybody listens.
     """
-    trouble = asyncio.run(_trouble_with(settings))
-    if trouble is not None:
-        sys.stderr.write(f"tidebook does not start: {trouble}\n")
-        return 1
-    port = settings.port or _free_port(settings.host)
-    shared = Path(tempfile.mkdtemp(prefix="tidebook-metrics-"))
     try:
-        _prepare_workers(settings, shared)
+        asyncio.run(_check(settings))
+        with ExitStack() as held:
+            listener = held.enter_context(_listener(settings))
+            directory = _run_directory(settings, held)
+            logs.configure(settings.log_level, sys.stdout)
+            return _workers(settings, listener, directory).run()
+    except _NoStart as reason:
+        sys.stderr.write(f"tidebook does not start: {reason}\n")
+        return 1
+
+
+def _workers(settings: Settings, listener: socket.socket, directory: RunDirectory) -> Workers:
+    """Return the workers, who get the settings in their environment."""
+    port = listener.getsockname()[1]
+    own = settings.model_copy(update={"metrics_dir": directory.metrics, "port": port})
+
+    def announce() -> None:
         sys.stdout.write(f"tidebook listens on http://{settings.host}:{port}\n")
         sys.stdout.flush()
-        # Workers are born fresh: a fork would share counters, random states and connections.
-        multiprocessing.set_start_method("spawn", force=True)
-        _server(settings, port).serve()
-    finally:
-        shutil.rmtree(shared, ignore_errors=True)
-    return 0
 
-
-def _server(settings: Settings, port: int) -> Any:
-    return Granian(
-        "api.serve:create",
-        factory=True,
-        address=settings.host,
-        port=port,
-        interface=Interfaces.ASGI,
-        loop=Loops.uvloop,
-        http=HTTPModes.http1,
-        websockets=False,
-        workers=settings.workers,
-        backlog=BACKLOG,
-        backpressure=BACKPRESSURE,
-        workers_kill_timeout=KILL_AFTER_S,
-        respawn_failed_workers=True,
-        log_access=False,
-        log_level=LogLevels.warning,
+    return Workers(
+        argv=WORKER,
+        count=settings.workers,
+        listener=listener,
+        env={
+            **os.environ,
+            **own.as_environment(),
+            "PROMETHEUS_MULTIPROC_DIR": str(directory.metrics),
+        },
+        on_serving=announce,
+        on_ended=directory.forget,
+        keep_open=(directory.lock,),
     )
 
 
-def _prepare_workers(settings: Settings, shared: Path) -> None:
-    """Hand the settings to the workers, which are processes of their own."""
-    own = settings.model_copy(update={"metrics_dir": shared})
-    os.environ.update(own.as_environment())
-    os.environ["PROMETHEUS_MULTIPROC_DIR"] = str(shared)
+def _listener(settings: Settings) -> socket.socket:
+    """Return the socket that all workers accept from."""
+    try:
+        [(family, *_), *_] = socket.getaddrinfo(
+            settings.host, settings.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        )
+        return socket.create_server(
+            (settings.host, settings.port),
+            family=family,
+            backlog=BACKLOG,
+            dualstack_ipv6=settings.host == "::" and socket.has_dualstack_ipv6(),
+        )
+    except OSError as error:
+        where = f"{settings.host}:{settings.port}"
+        raise _NoStart(f"nobody can listen on {where} ({error.strerror})") from None
 
 
-async def _trouble_with(settings: Settings) -> str | None:
-    """Return why the service cannot be started, or None."""
+def _run_directory(settings: Settings, held: ExitStack) -> RunDirectory:
+    try:
+        return held.enter_context(RunDirectory.opened(settings.home))
+    except OSError as error:
+        raise _NoStart(f"the home cannot be written ({error.strerror})") from None
+
+
+async def _check(settings: Settings) -> None:
+    """Raise `_NoStart` when the service cannot be started."""
     from api.service import Misconfigured, Service
 
     try:
@@ -143,19 +105,14 @@ async def _trouble_with(settings: Settings) -> str | None:
         finally:
             await service.stop()
     except Misconfigured as error:
-        return str(error)
+        raise _NoStart(str(error)) from None
     except UnsafeDatabase as error:
-        return f"the database is not safe: {error}"
+        raise _NoStart(f"the database is not safe: {error}") from None
     except (es.PersistenceError, psycopg2.Error) as error:
-        return f"the database cannot be used ({type(error).__name__}); was `tidebook migrate` run?"
-    return None
-
-
-def _free_port(host: str) -> int:
-    with socket.socket() as probe:
-        probe.bind((host, 0))
-        port: int = probe.getsockname()[1]
-        return port
+        kind = type(error).__name__
+        raise _NoStart(
+            f"the database cannot be used ({kind}); was `tidebook migrate` run?"
+        ) from None
 
 
 def main() -> None:

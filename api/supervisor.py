@@ -39,6 +39,28 @@ STABLE_AFTER_S: Final = 1.0
 _LAUNCHER: Final = Path(__file__).with_name("child.py")
 
 
+class Hangup:
+    """Tells the two meanings of SIGHUP apart: the terminal was closed, or «start anew».
+
+    Made at the start of a program. Only a program that had a terminal then can lose it.
+    """
+
+    def __init__(self) -> None:
+        self._had_terminal = _has_terminal()
+
+    def terminal_is_gone(self) -> bool:
+        """Whether the person who started us has closed the terminal."""
+        return self._had_terminal and not _has_terminal()
+
+
+def _has_terminal() -> bool:
+    try:
+        os.close(os.open("/dev/tty", os.O_RDWR | os.O_NOCTTY))
+    except OSError:
+        return False
+    return True
+
+
 class StartFailed(Exception):
     """A process did not become ready; the message holds its last words."""
 
@@ -286,22 +308,28 @@ class Child:
     env: Mapping[str, str] | None = None
     ready: Callable[[], bool] | None = None
     stop_timeout_s: float = 30.0
+    reloads: bool = False
+    """Whether SIGHUP makes it start anew inside; others have no use for the signal."""
 
 
 class Supervisor:
     """Runs children until it is told to end: `Supervisor([Child(…), …]).run()`.
 
-    Children start in order and end in reverse order. SIGINT, SIGTERM and SIGHUP end everything
-    politely, a second one at once; SIGUSR1 and SIGUSR2 are passed on to the children.
+    Children start in order and end in reverse order. SIGINT, SIGTERM and a closed terminal end
+    everything politely, a second signal at once; SIGUSR1 and SIGUSR2 are passed on to the children,
+    and SIGHUP to those that reload.
     """
 
-    _ENDING: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+    _ENDING: Final = (signal.SIGINT, signal.SIGTERM)
     _PASSED_ON: Final = (signal.SIGUSR1, signal.SIGUSR2)
 
     def __init__(
         self, children: Sequence[Child], *, on_started: Callable[[], None] | None = None
     ) -> None:
         self._keepers = [_keeper_of(child) for child in children]
+        self._reloading = [
+            keeper for keeper, child in zip(self._keepers, children, strict=True) if child.reloads
+        ]
         self._on_started = on_started
         self._ended_by: list[int] = []
         self._wake, self._waker = os.pipe()
@@ -312,7 +340,10 @@ class Supervisor:
         Call it from the main thread: it handles the signals itself. Raises `StartFailed` when a
         child did not become ready; then nothing is left running.
         """
-        before = {number: signal.getsignal(number) for number in self._ENDING + self._PASSED_ON}
+        ours = (*self._ENDING, *self._PASSED_ON, signal.SIGHUP)
+        before = {number: signal.getsignal(number) for number in ours}
+        self._hangup = Hangup()
+        signal.signal(signal.SIGHUP, self._hung_up)
         for number in self._ENDING:
             signal.signal(number, self._end)
         for number in self._PASSED_ON:
@@ -355,6 +386,12 @@ class Supervisor:
         if len(self._ended_by) > 1:
             for keeper in self._keepers:
                 keeper.signal(signal.SIGKILL)
+
+    def _hung_up(self, number: int, frame: FrameType | None) -> None:
+        if self._hangup.terminal_is_gone():
+            self._end(number, frame)
+        for keeper in self._reloading:
+            keeper.signal(number)
 
     def _pass_on(self, number: int, _frame: FrameType | None) -> None:
         for keeper in self._keepers:

@@ -40,7 +40,10 @@ app = typer.Typer(
 for panel, commands in (
     ("Run", (running.run, running.demo)),
     ("Prove", (replaying.replay, verifying.verify)),
-    ("Single processes", (running.serve, projecting.project, sweeping.sweep)),
+    (
+        "Single processes",
+        (running.serve, running.reload, projecting.project, sweeping.sweep, sweeping.draw),
+    ),
     ("Around it", (migrating.migrate, access.token, access.settings)),
 ):
     for command in commands:

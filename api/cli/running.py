@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import signal
 import socket
 import sys
 from collections.abc import Iterator
@@ -23,6 +24,8 @@ if TYPE_CHECKING:
 PROGRAM: Final = (sys.executable, "-m", "api.cli")
 
 HEALTH_TIMEOUT_S: Final = 1.0
+SERVE_STOP_S: Final = 50.0
+"""Longer than the server itself waits for its workers."""
 
 Host = Annotated[
     str | None,
@@ -75,6 +78,26 @@ def serve(home: Home = None, host: Host = None, port: Port = None, workers: Work
     if settings.database_url is None:
         raise Trouble("TIDEBOOK_DATABASE_URL: `serve` needs it; `tidebook run` brings its own")
     return serve_http(settings)
+
+
+def reload(home: Home = None) -> int:
+    """Replace the processes of a running HTTP server by new ones, without refusing a request.
+
+    The new ones run what is installed now. Settings stay those that the server was started with.
+
+    Examples:
+    * `tidebook reload`
+    """
+    from api.rundir import servers
+
+    settings = stores.load_settings(home)
+    running = servers(settings.home)
+    if not running:
+        raise Trouble(f"--home: no server runs on {settings.home}")
+    for pid in running:
+        os.kill(pid, signal.SIGHUP)
+        print(f"Told process {pid}, which logs `workers.replaced` when it is done")
+    return 0
 
 
 def demo(
@@ -177,7 +200,14 @@ def _children(settings: Settings) -> list[Child]:
     if "TIDEBOOK_LOG_LEVEL" not in os.environ:
         environment["TIDEBOOK_LOG_LEVEL"] = "warning"
     return [
-        Child("serve", [*PROGRAM, "serve"], environment, ready=lambda: _is_up(settings)),
+        Child(
+            "serve",
+            [*PROGRAM, "serve"],
+            environment,
+            ready=lambda: _is_up(settings),
+            stop_timeout_s=SERVE_STOP_S,
+            reloads=True,
+        ),
         Child("project", [*PROGRAM, "project"], environment),
         Child("sweep", [*PROGRAM, "sweep"], environment),
     ]

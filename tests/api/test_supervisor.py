@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import pty
 import shutil
 import signal
 import subprocess
@@ -38,6 +39,8 @@ if "stubborn" in name:
 else:
     signal.signal(signal.SIGTERM, end)
 signal.signal(signal.SIGUSR1, lambda *_: say("signalled"))
+if "anew" in name:
+    signal.signal(signal.SIGHUP, lambda *_: say("reloaded"))
 if "parent" in name and os.fork() == 0:
     name = "grandchild"
     say("started")
@@ -58,7 +61,12 @@ def started(name):
     return lambda: f"started {name}" in Path(record).read_text()
 
 children = [
-    Child(name, [sys.executable, "-c", recorder, name, record], ready=started(name))
+    Child(
+        name,
+        [sys.executable, "-c", recorder, name, record],
+        ready=started(name),
+        reloads="anew" in name,
+    )
     for name in names
 ]
 supervisor = Supervisor(children, on_started=lambda: print(json.dumps(supervisor.pids())))
@@ -116,7 +124,7 @@ def record(tmp_path: Path) -> Path:
     return tmp_path / "record"
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_children_start_in_order_and_end_in_reverse(record: Path, number: signal.Signals) -> None:
     """One ending signal ends every child politely, the last one first."""
     with supervised(record, "one", "two", "three") as running:
@@ -127,6 +135,30 @@ def test_children_start_in_order_and_end_in_reverse(record: Path, number: signal
             *("started one", "started two", "started three"),
             *("ended three", "ended two", "ended one"),
         ]
+
+
+def test_a_hangup_is_for_those_who_can_start_anew(record: Path) -> None:
+    """Nothing ends; the signal would kill the other children."""
+    with supervised(record, "one", "anew") as running:
+        running.process.send_signal(signal.SIGHUP)
+        wait_until(lambda: "reloaded anew" in running.lines())
+        running.process.send_signal(signal.SIGTERM)
+        running.process.communicate(timeout=60)
+        assert running.lines()[2:] == ["reloaded anew", "ended anew", "ended one"]
+
+
+def test_a_closed_terminal_ends_everything(record: Path) -> None:
+    """The same signal means the end when the terminal that it came with is gone."""
+    program = [sys.executable, "-c", PROGRAM, RECORDER, str(record), "one", "anew"]
+    record.touch()
+    pid, terminal = pty.fork()
+    if pid == 0:
+        os.chdir(REPOSITORY)
+        os.execv(program[0], program)
+    wait_until(lambda: len(record.read_text().splitlines()) == 2)
+    os.close(terminal)
+    os.waitpid(pid, 0)
+    assert record.read_text().splitlines()[-2:] == ["ended anew", "ended one"]
 
 
 @pytest.mark.fault

@@ -24,13 +24,14 @@ COMMANDS = [
     "replay",
     "verify",
     "serve",
+    "reload",
     "project",
     "sweep",
     "migrate",
     "token",
     "settings",
 ]
-HEAVY = ["eventsourcing", "fastapi", "granian", "httpx", "psycopg2", "pydantic", "redis", "rich"]
+HEAVY = ["eventsourcing", "fastapi", "httpx", "psycopg2", "pydantic", "redis", "rich", "uvicorn"]
 
 
 @pytest.fixture(scope="module")
@@ -158,7 +159,7 @@ def test_a_mistake_is_one_line_that_names_it(
         ("TIDEBOOK_PORT", "eight", "TIDEBOOK_PORT: Input should be a valid integer"),
         ("TIDEBOOK_BOOKS", "Main", "TIDEBOOK_BOOKS: a book is a lower-case letter"),
         ("TIDEBOOK_CLOCK", "sundial", "TIDEBOOK_CLOCK: Input should be 'database' or 'request'"),
-        ("TIDEBOOK_PSEUDONYM_KEY", "00", "TIDEBOOK_PSEUDONYM_KEY: a pseudonym key has at least"),
+        ("TIDEBOOK_PSEUDONYM_KEY", "00", "TIDEBOOK_PSEUDONYM_KEY: a key has at least"),
     ],
 )
 def test_a_wrong_setting_is_named(
