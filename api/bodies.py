@@ -63,7 +63,7 @@ def check_media_type(body: bytes, headers: Mapping[bytes, bytes]) -> None:
         )
 
 
-_NOTHING: Final = frozenset({b"", b"{}"})
+NOTHING: Final = frozenset({b"", b"{}"})
 """What most claims say; not worth a parser."""
 
 
@@ -72,7 +72,7 @@ def parse_body(body: bytes, model: type[ModelT]) -> ModelT:
 
     No body at all stands for an empty object.
     """
-    fields = {} if body in _NOTHING else _parse_object(body)
+    fields = {} if body in NOTHING else _parse_object(body)
     try:
         return model.model_validate(fields)
     except ValidationError as error:

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Awaitable, Callable, MutableMapping
+from collections.abc import Awaitable, Callable, Mapping, MutableMapping
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -65,7 +66,8 @@ class Incoming:
         self.path: str = scope["path"]
         self.receive = receive
         self.request_id = request_id(self.headers.get(b"x-request-id"))
-        self.address = _address(scope, self.headers, trusted_proxies)
+        client = scope.get("client")
+        self.address = address_of(client[0] if client else "", self.headers, trusted_proxies)
         self.started = time.perf_counter()
         self.route = "unmatched"
         """The template of the address, for logs and metrics; never the address itself."""
@@ -79,22 +81,23 @@ class Incoming:
         check_media_type(body, self.headers)
         return body
 
-    def idempotency_key(self) -> str:
-        """Return the Idempotency-Key, unquoted; raise the problem of a missing or bad one."""
-        raw = self.headers.get(b"idempotency-key")
-        if raw is None:
-            raise Problem(
-                "idempotency_key_missing",
-                "A POST needs an Idempotency-Key header.",
-                headers={"Link": '</problems/idempotency_key_missing>; rel="describedby"'},
-            )
-        key = _unquoted(raw)
-        if key is None or b"idempotency-key" in self.repeated:
-            raise Problem(
-                "idempotency_key_invalid",
-                f"An Idempotency-Key has 1 to {KEY_CHARS_MAX} printable ASCII characters.",
-            )
-        return key
+
+def idempotency_key(headers: Mapping[bytes, bytes], repeated: AbstractSet[bytes]) -> str:
+    """Return the Idempotency-Key, unquoted; raise the problem of a missing or bad one."""
+    raw = headers.get(b"idempotency-key")
+    if raw is None:
+        raise Problem(
+            "idempotency_key_missing",
+            "A POST needs an Idempotency-Key header.",
+            headers={"Link": '</problems/idempotency_key_missing>; rel="describedby"'},
+        )
+    key = _unquoted(raw)
+    if key is None or b"idempotency-key" in repeated:
+        raise Problem(
+            "idempotency_key_invalid",
+            f"An Idempotency-Key has 1 to {KEY_CHARS_MAX} printable ASCII characters.",
+        )
+    return key
 
 
 @dataclass(slots=True)
@@ -152,16 +155,18 @@ def _repeated(raw: Headers) -> frozenset[bytes]:
     return frozenset(name for name in names if names.count(name) > 1)
 
 
-def _address(scope: Scope, headers: dict[bytes, bytes], trusted_proxies: int) -> str:
+def address_of(peer: str, headers: Mapping[bytes, bytes], trusted_proxies: int) -> str:
+    """Return the caller's network address: the peer's, or what trusted proxies say."""
     if trusted_proxies:
         hops = headers.get(b"x-forwarded-for", b"").decode("latin-1").split(",")
         if len(hops) >= trusted_proxies:
             return hops[-trusted_proxies].strip()
-    client = scope.get("client")
-    return client[0] if client else ""
+    return peer
 
 
 def _unquoted(raw: bytes) -> str | None:
+    if raw.isalnum() and len(raw) <= KEY_CHARS_MAX:
+        return raw.decode("ascii")
     quoted = _QUOTED_KEY.fullmatch(raw)
     if quoted is not None:
         raw = _ESCAPED.sub(rb"\1", quoted[1])

@@ -1,13 +1,11 @@
-"""The front of the application: the fast way for claims, and what every other call passes.
+"""The front of the application: what every call passes that no lane has taken.
 
-Ten thousand people press «claim» in the same second, so that one address is answered here,
-without a framework around it; the ordinary route does the same through the same handler. Here,
-and only here, calls are counted, logged and given the headers that every reply has.
+Here, and for calls of the lane in `api.lane`, calls are counted, logged and given the headers that
+every reply has.
 """
 
 from __future__ import annotations
 
-import re
 import time
 from collections.abc import Awaitable, Callable
 from typing import Final
@@ -27,24 +25,23 @@ from api.exchange import (
     internal_error,
     send_reply,
 )
-from api.logs import fault
-from api.routes.campaigns import CLAIM
+from api.lane import Lane
+from api.logs import access_kind, fault
 from api.service import Service
 
 Asgi = Callable[[Scope, Receive, Send], Awaitable[None]]
 
-_CLAIMS: Final = re.compile(r"/v1/campaigns/([^/]+)/claims")
 METHODS: Final = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE"})
 
 
 class Front:
-    """The ASGI application: claims go straight to their handler, the rest to the routes."""
+    """The ASGI application, and its lane for a server that has one for plain calls."""
 
     def __init__(self, service: Service, routes: Asgi, *, fast: bool = True) -> None:
         """`fast` is switched off by tests that send claims through the ordinary route."""
+        self.lane = Lane(service) if fast else None
         self._service = service
         self._routes = routes
-        self._fast = fast
         self._log = service.log
         self._proxies = service.settings.trusted_proxies
 
@@ -54,21 +51,7 @@ class Front:
             await self._routes(scope, receive, send)
             return
         call = Incoming(scope, receive, self._proxies)
-        if self._fast and call.method == "POST":
-            claim = _CLAIMS.fullmatch(call.path)
-            if claim is not None:
-                await self._claim(call, claim[1], send)
-                return
         await self._ordinary(call, scope, send)
-
-    async def _claim(self, call: Incoming, campaign: str, send: Send) -> None:
-        try:
-            reply = await CLAIM.answer(self._service, call, campaign)
-        except Exception as error:  # noqa: BLE001 - whatever broke, the caller gets an answer
-            reply = self._broken(call, error)
-        await send_reply(send, reply, call)
-        call.code = reply.code
-        self._finish(call, reply.status)
 
     async def _ordinary(self, call: Incoming, scope: Scope, send: Send) -> None:
         status = 0
@@ -102,12 +85,13 @@ class Front:
         """Count and log a call that was answered."""
         seconds = time.perf_counter() - call.started
         method = call.method if call.method in METHODS else "other"
-        metrics.observe(method, call.route, status, seconds, call.code)
-        if status == 404:
-            self._service.count_missing(call)
+        metrics.tally(method, call.route, status, call.code).note(seconds)
+        if status == 404 and call.caller is not None:
+            self._service.count_missing(call.caller, call.address)
         if self._log is not None:
             role = call.caller.role if call.caller is not None else None
-            self._log.access(call.request_id, method, call.route, status, call.code, role, seconds)
+            kind = access_kind(method, call.route, status, call.code, role)
+            self._log.access(call.request_id, kind, seconds)
 
 
 def _completed(headers: list[tuple[bytes, bytes]], call: Incoming) -> list[tuple[bytes, bytes]]:

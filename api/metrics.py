@@ -74,48 +74,57 @@ RATE_DEGRADED: Final = Gauge(
 )
 
 
-class _Tally:
-    """What was counted of one kind of call since it was last handed on."""
+class Tally:
+    """What was counted of one kind of call since it was last handed on.
+
+    The library's own counters cost a lock and a system call each when processes share them.
+    """
 
     __slots__ = ("calls", "in_bucket", "seconds")
 
     def __init__(self) -> None:
+        self.clear()
+
+    def clear(self) -> None:
+        """Begin anew."""
         self.calls = 0
         self.seconds = 0.0
         self.in_bucket = [0] * (len(BUCKETS_S) + 1)
 
+    def note(self, seconds: float) -> None:
+        """Count one answered request. Called in the event loop, for every request."""
+        self.calls += 1
+        self.seconds += seconds
+        self.in_bucket[bisect_left(BUCKETS_S, seconds)] += 1
 
-_tallies: dict[tuple[str, str, int, str | None], _Tally] = {}
+
+_tallies: dict[tuple[str, str, int, str | None], Tally] = {}
 
 
-def observe(method: str, route: str, status: int, seconds: float, code: str | None) -> None:
-    """Count one answered request. Called in the event loop, for every request, so it is cheap.
-
-    The library's own counters cost a lock and a system call each when processes share them.
-    """
+def tally(method: str, route: str, status: int, code: str | None) -> Tally:
+    """Return the tally of a kind of call; it stays the same one, so that callers may keep it."""
     kind = (method, route, status, code)
-    tally = _tallies.get(kind)
-    if tally is None:
-        tally = _tallies[kind] = _Tally()
-    tally.calls += 1
-    tally.seconds += seconds
-    tally.in_bucket[bisect_left(BUCKETS_S, seconds)] += 1
+    found = _tallies.get(kind)
+    if found is None:
+        found = _tallies[kind] = Tally()
+    return found
 
 
 def hand_on() -> None:
     """Add what was counted to the library's counters. Called in the event loop, once a second."""
-    counted = list(_tallies.items())
-    _tallies.clear()
-    for (method, route, status, code), tally in counted:
-        REQUESTS.labels(method, route, str(status)).inc(tally.calls)
+    for (method, route, status, code), counted in list(_tallies.items()):
+        if not counted.calls:
+            continue
+        REQUESTS.labels(method, route, str(status)).inc(counted.calls)
         if code is not None:
-            REFUSALS.labels(code).inc(tally.calls)
+            REFUSALS.labels(code).inc(counted.calls)
         # The library has no call for many observations at once.
         histogram: Any = SECONDS.labels(method, route)
-        histogram._sum.inc(tally.seconds)  # noqa: SLF001
-        for bucket, calls in zip(histogram._buckets, tally.in_bucket, strict=True):  # noqa: SLF001
+        histogram._sum.inc(counted.seconds)  # noqa: SLF001
+        for bucket, calls in zip(histogram._buckets, counted.in_bucket, strict=True):  # noqa: SLF001
             if calls:
                 bucket.inc(calls)
+        counted.clear()
 
 
 def writer_state(book: str, writer: GroupCommit) -> None:

@@ -107,7 +107,7 @@ class LocalBuckets:
 class _Check(NamedTuple):
     key: str
     rate: Rate
-    answer: asyncio.Future[float]
+    heard: Callable[[float], None]
 
 
 class RateLimiter:
@@ -138,15 +138,29 @@ class RateLimiter:
 
     async def take(self, key: str, rate: Rate | None) -> float:
         """Take a token of the bucket `key`; return 0.0, or the seconds until there is one."""
-        if rate is None:
-            return 0.0
-        if self.degraded:
-            return self._local.take(key, rate)
+        if rate is None or self.degraded:
+            return self.take_here(key, rate)
         answer: asyncio.Future[float] = asyncio.get_running_loop().create_future()
-        self._waiting.append(_Check(key, rate, answer))
+
+        def heard(wait_s: float) -> None:
+            if not answer.done():
+                answer.set_result(wait_s)
+
+        self.ask(key, rate, heard)
+        return await answer
+
+    def ask(self, key: str, rate: Rate | None, heard: Callable[[float], None]) -> None:
+        """Take a token as `take` does, and say the same to `heard`: now, or in the event loop."""
+        if rate is None or self.degraded:
+            heard(self.take_here(key, rate))
+            return
+        self._waiting.append(_Check(key, rate, heard))
         if self._pump is None:
             self._pump = asyncio.create_task(self._ask_for_all())
-        return await answer
+
+    def take_here(self, key: str, rate: Rate | None) -> float:
+        """Take a token of this process's own bucket, whatever the others know."""
+        return self._local.take(key, rate) if rate is not None else 0.0
 
     async def close(self) -> None:
         """Stop; checks that still wait are answered from this process."""
@@ -173,8 +187,7 @@ class RateLimiter:
                     self._waiting = []
                 else:
                     for check, wait_us in zip(batch, waits_us, strict=True):
-                        if not check.answer.done():
-                            check.answer.set_result(wait_us / 1e6)
+                        _tell(check, wait_us / 1e6)
         finally:
             self._pump = None
 
@@ -191,8 +204,7 @@ class RateLimiter:
 
     def _answer_locally(self, checks: Sequence[_Check]) -> None:
         for check in checks:
-            if not check.answer.done():
-                check.answer.set_result(self._local.take(check.key, check.rate))
+            _tell(check, self._local.take(check.key, check.rate))
 
     def _lose_valkey(self, error: BaseException) -> None:
         if not self.degraded:
@@ -211,6 +223,13 @@ class RateLimiter:
             self.degraded = False
             log.warning("rate limits are shared through Valkey again")
             return
+
+
+def _tell(check: _Check, wait_s: float) -> None:
+    try:
+        check.heard(wait_s)
+    except Exception:
+        log.exception("whoever asked for a token failed on hearing the answer")
 
 
 class Budget:

@@ -10,7 +10,8 @@ import asyncio
 import hmac
 import ipaddress
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from collections.abc import Set as AbstractSet
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from datetime import datetime
@@ -25,6 +26,7 @@ from api.errors import RETRY_SOON, UNSIGNED, Problem, rate_limited, unauthentica
 from api.exchange import Incoming
 from api.issuers import DEV_ISSUER, DevelopmentIssuer, OidcKeys
 from api.logs import Log
+from api.passage import Passages
 from api.ratelimit import Budget, Rate, RateLimiter, address_key
 from api.schemas import instant_of
 from api.sessions import POLL_S, Sessions, session_header
@@ -78,7 +80,7 @@ class Service:
         )
         self._threads = ThreadPoolExecutor(settings.pool_size, thread_name_prefix="reader")
         self._readers = 0
-        self._rates: dict[Role, Rate | None] = {
+        self.rates: dict[Role, Rate | None] = {
             "tourist": Rate.per_second(settings.rate_tourist_per_s, settings.rate_tourist_burst),
             **dict.fromkeys(
                 ("merchant", "operator", "auditor"),
@@ -93,6 +95,11 @@ class Service:
             timeout_s=settings.rate_timeout_s,
         )
         self.missing = Budget(self.limiter)
+        self.passages = Passages(
+            self.limiter,
+            timeout_s=settings.commit_timeout_s,
+            slow_lane_max=settings.slow_lane_max,
+        )
         self.writers: dict[Book, GroupCommit] = {}
         self._running: list[asyncio.Task[None]] = []
 
@@ -129,14 +136,21 @@ class Service:
     async def identify(self, call: Incoming) -> Caller:
         """Return the caller; raise `unauthenticated` or `rate_limited`."""
         authorization = _authorization(call)
-        session = session_header(authorization)
-        if session is not None:
-            caller = self.sessions.caller(session)
-        else:
-            known = self.tokens.known(authorization)
-            caller = known or (await self.tokens.checked(authorization)).caller
+        caller = self.recognised(authorization)
+        if caller is None:
+            caller = (await self.tokens.checked(authorization)).caller
         await self._welcome(call, caller)
         return caller
+
+    def recognised(self, authorization: bytes) -> Caller | None:
+        """Return whom a token names when that takes no question to anybody, else None.
+
+        Raises `unauthenticated` for a bad session token.
+        """
+        session = session_header(authorization)
+        if session is not None:
+            return self.sessions.caller(session)
+        return self.tokens.known(authorization)
 
     async def sign_in(self, call: Incoming) -> Checked:
         """Return who calls with a token of the issuer, and until when that is good."""
@@ -148,29 +162,34 @@ class Service:
         """Note who calls; raise when calls of theirs are not taken now."""
         call.caller = caller
         self.sessions.require_standing(caller)
-        wait_s = 0.0
-        if self.missing.shuts_out_anybody:
-            wait_s = self.missing.wait(_missing_key(caller), address_key(call.address))
-        wait_s = wait_s or await self.limiter.take(caller.scope, self._rates[caller.role])
+        wait_s = self.shut_out_s(caller, call.address)
+        wait_s = wait_s or await self.limiter.take(caller.scope, self.rates[caller.role])
         if wait_s > 0:
             raise rate_limited(wait_s)
 
-    def count_missing(self, call: Incoming) -> None:
+    def shut_out_s(self, caller: Caller, address: str) -> float:
+        """Return for how long nothing is answered to somebody who seems to be guessing."""
+        if not self.missing.shuts_out_anybody:
+            return 0.0
+        return self.missing.wait(_missing_key(caller), address_key(address))
+
+    def count_missing(self, caller: Caller, address: str) -> None:
         """Charge a caller for an answer 404: too many of them look like guessing."""
-        if call.caller is not None:
-            self.missing.charge(_missing_key(call.caller), self._missing_rate)
-            self.missing.charge(address_key(call.address), self._missing_address_rate)
+        self.missing.charge(_missing_key(caller), self._missing_rate)
+        self.missing.charge(address_key(address), self._missing_address_rate)
 
     # --- time ---------------------------------------------------------------------------------
 
-    def simulated_instant(self, call: Incoming) -> datetime | None:
+    def simulated_instant(
+        self, headers: Mapping[bytes, bytes], repeated: AbstractSet[bytes]
+    ) -> datetime | None:
         """Return the instant that a call brings along; None where the database's clock counts."""
-        sent = call.headers.get(b"tidebook-time")
+        sent = headers.get(b"tidebook-time")
         if self.settings.clock == "database":
             if sent is not None:
                 raise Problem("invalid_header", "Tidebook-Time is not taken: this is no replay.")
             return None
-        once = sent if sent is not None and b"tidebook-time" not in call.repeated else b""
+        once = sent if sent is not None and b"tidebook-time" not in repeated else b""
         try:
             return instant_of(once.decode("latin-1"))
         except PydanticCustomError:

@@ -7,30 +7,31 @@ Nothing is answered here that is not committed.
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
+from datetime import datetime
 from functools import lru_cache
-from typing import Final, Generic, TypeVar
+from typing import Final, Generic, NamedTuple, TypeVar
 
 from pydantic import BaseModel
 
-from api.bodies import canonical, parse_body
+from api.bodies import NOTHING, canonical, parse_body
 from api.callers import Caller, Role
-from api.errors import RETRY_SOON, Problem, not_found, render_refusal
-from api.exchange import JSON, Headers, Incoming, Reply
+from api.errors import Problem, not_found, render_refusal
+from api.exchange import JSON, Headers, Incoming, Reply, idempotency_key
+from api.nogate import Knock
+from api.passage import NO_POSITION, Passage
+from api.ratelimit import address_key
+from api.schemas import EmptyBody
 from api.service import Service, check_role
 from campaigns import commands
+from campaigns.campaign import POOL
+from ledger.appending import request_id as request_mark
 from ledger.books import Book, MalformedId, PublicId
-from ledger.commit import (
-    Answer,
-    GroupCommit,
-    KeyInFlight,
-    KeyReused,
-    OutcomeUnknown,
-    QueueFull,
-    StoreUnavailable,
-)
+from ledger.commit import Answer, Request
 
 BodyT = TypeVar("BodyT", bound=BaseModel)
 
@@ -64,6 +65,24 @@ class Order(Generic[BodyT]):
     key: str
 
 
+class Heading(NamedTuple):
+    """What a call's headers and address say, once they are known to be right."""
+
+    caller: Caller
+    key: str
+    target: PublicId | None
+    at: datetime | None
+
+
+class Asked(NamedTuple):
+    """A call whose every check was passed: what the writer of a book is to decide."""
+
+    book: Book
+    request: Request
+    knock: Knock | None
+    """What the gate is asked first, where there is one for this kind of write."""
+
+
 @dataclass(frozen=True, slots=True)
 class Write(Generic[BodyT]):
     """A kind of write: its address, who may ask, the body's form, and the command it becomes."""
@@ -74,35 +93,81 @@ class Write(Generic[BodyT]):
     prefix: str | None
     """The kind of id in the address; None when the address has none."""
     command: Callable[[Order[BodyT], Service], tuple[Book, commands.Command]]
+    rush: bool = False
+    """Whether it is a claim: then it passes the gate."""
+    nothing: BodyT | None = None
+    """The body of a call that says nothing, where that is enough."""
 
     async def answer(self, service: Service, call: Incoming, target: str | None = None) -> Reply:
         """Take one call all the way; every problem on it becomes a reply."""
         call.route = self.route
+        reply = await self._reply(service, call, target)
+        call.code = reply.code
+        return reply
+
+    async def _reply(self, service: Service, call: Incoming, target: str | None) -> Reply:
         try:
-            return await self._answer(service, call, target)
+            caller = await service.identify(call)
+            heading = self.heading(service, call.headers, call.repeated, caller, target)
+            body = self.parse(await call.body())
+            asked = self.asked(service, heading, call.path, body, call.request_id, call.address)
+            return await _Awaited.reply(service, heading.caller, asked, call.started)
         except Problem as problem:
             return Reply.of_problem(problem)
 
-    async def _answer(self, service: Service, call: Incoming, target: str | None) -> Reply:
-        caller = await service.identify(call)
-        key = call.idempotency_key()
+    # --- the checks, in their order after who calls and how fast -----------------------------
+
+    def heading(
+        self,
+        service: Service,
+        headers: Mapping[bytes, bytes],
+        repeated: AbstractSet[bytes],
+        caller: Caller,
+        target: str | None,
+    ) -> Heading:
+        """Check key, role, address and time; `repeated` has the headers that came twice."""
+        key = idempotency_key(headers, repeated)
         check_role(caller, (self.role,))
         found = self._target(service, target)
-        at = service.simulated_instant(call)
-        body = parse_body(await call.body(), self.body)
-        book, command = self.command(Order(caller, found, body, key), service)
-        asked = commands.Call(
-            by=caller.actor,
-            request_id=call.request_id,
-            render=render_refusal,
-            key=key,
-            fingerprint=hashlib.sha256(canonical(call.path, body)).digest(),
-            at=at,
+        return Heading(caller, key, found, service.simulated_instant(headers, repeated))
+
+    def parse(self, body: bytes) -> BodyT:
+        """Return the body as its form says, or raise what is wrong with it."""
+        if self.nothing is not None and body in NOTHING:
+            return self.nothing
+        return parse_body(body, self.body)
+
+    def asked(
+        self,
+        service: Service,
+        heading: Heading,
+        path: str,
+        body: BodyT,
+        request_id: str,
+        address: str,
+    ) -> Asked:
+        """Return what the writer is to decide; raise what the command finds wrong beforehand."""
+        caller = heading.caller
+        book, command = self.command(Order(caller, heading.target, body, heading.key), service)
+        mark = request_mark(caller.scope, heading.key)
+        request = command.request(
+            commands.Call(
+                by=caller.actor,
+                request_id=request_id,
+                render=render_refusal,
+                key=heading.key,
+                fingerprint=self._fingerprint(path, body),
+                at=heading.at,
+            )
         )
-        answer = await _commit(
-            service.writers[book], command, asked, service.settings.commit_timeout_s
-        )
-        return _reply(book, answer)
+        knock = None
+        if self.rush:
+            assert heading.target is not None, "a claim names its campaign"
+            campaign = heading.target.uuid
+            knock = Knock(
+                campaign, POOL, caller.person, mark, caller.device, _address_mark(address)
+            )
+        return Asked(book, request, knock)
 
     def _target(self, service: Service, text: str | None) -> PublicId | None:
         if self.prefix is None or text is None:
@@ -111,6 +176,52 @@ class Write(Generic[BodyT]):
         if found is None or found.book not in service.writers:
             raise not_found()
         return found
+
+    def _fingerprint(self, path: str, body: BodyT) -> bytes:
+        if body is self.nothing:
+            return _fingerprint_of_nothing(path)
+        return hashlib.sha256(canonical(path, body)).digest()
+
+
+@lru_cache(maxsize=4_096)
+def _fingerprint_of_nothing(path: str) -> bytes:
+    """All claims of a campaign are one call, by as many callers."""
+    return hashlib.sha256(canonical(path, EmptyBody())).digest()
+
+
+@lru_cache(maxsize=4_096)
+def _address_mark(address: str) -> str | None:
+    return address_key(address) if address else None
+
+
+class _Awaited(Passage):
+    """A passage for whose end a coroutine waits."""
+
+    __slots__ = ("_book", "_waiter")
+
+    @classmethod
+    async def reply(cls, service: Service, caller: Caller, asked: Asked, began: float) -> Reply:
+        """Return the reply at the end, or raise the problem or fault."""
+        loop = asyncio.get_running_loop()
+        book, request, knock = asked
+        writer = service.writers[book]
+        passage = cls(service.passages, loop, caller, writer, request, knock, began)
+        passage._book = book
+        passage._waiter = loop.create_future()
+        passage.go()
+        return await passage._waiter
+
+    def tell(self, answer: Answer) -> None:
+        if not self._waiter.done():
+            self._waiter.set_result(reply_of(self._book, answer))
+
+    def tell_problem(self, problem: Problem) -> None:
+        if not self._waiter.done():
+            self._waiter.set_exception(problem)
+
+    def tell_fault(self, error: Exception) -> None:
+        if not self._waiter.done():
+            self._waiter.set_exception(error)
 
 
 @lru_cache(maxsize=4_096)
@@ -122,42 +233,14 @@ def public_id(text: str, prefix: str) -> PublicId | None:
         return None
 
 
-async def _commit(
-    writer: GroupCommit, command: commands.Command, asked: commands.Call, timeout_s: float
-) -> Answer:
-    """Return the committed answer, or raise the problem that tells what is known of the outcome."""
-    try:
-        return await writer.answer(command.request(asked), timeout_s)
-    except QueueFull:
-        raise Problem("overloaded", "Too many requests wait already.", headers=RETRY_SOON) from None
-    except KeyReused:
-        raise Problem(
-            "idempotency_key_reused", "This key was used with another call or body."
-        ) from None
-    except KeyInFlight:
-        raise Problem(
-            "idempotency_in_flight", "The first call with this key still runs.", headers=RETRY_SOON
-        ) from None
-    except StoreUnavailable:
-        raise Problem(
-            "store_unavailable",
-            "The store cannot be reached; nothing was done.",
-            headers=RETRY_SOON,
-        ) from None
-    except OutcomeUnknown:
-        raise Problem(
-            "outcome_unknown",
-            "The store's answer was lost or late; the same key tells.",
-            headers=RETRY_SOON,
-        ) from None
-
-
-def _reply(book: Book, answer: Answer) -> Reply:
-    headers: Headers = [(b"tidebook-position", f"{book}:{answer.position}".encode())]
+def reply_of(book: Book, answer: Answer) -> Reply:
+    """Return the reply that tells an answer."""
+    headers: Headers = []
+    if answer.position != NO_POSITION:
+        headers.append((b"tidebook-position", b"%b:%d" % (book.encode(), answer.position)))
     if answer.replayed:
         headers.append(_REPLAYED)
     status = SUCCESS.get(answer.code)
     if status is None:
         return Reply.of_refusal(answer.code, answer.body, headers)
-    headers.append(_CONTENT_JSON)
-    return Reply(status, answer.body, headers)
+    return Reply(status, answer.body, [_CONTENT_JSON, *headers])

@@ -55,6 +55,8 @@ def test_nothing_is_answered_without_a_token(app: App) -> None:
 
 
 ALLOWED = {
+    "POST /v1/sessions": {"tourist", "merchant", "operator", "auditor"},
+    "DELETE /v1/sessions/current": {"tourist", "merchant", "operator", "auditor"},
     "POST /v1/campaigns": {"operator"},
     "POST /v1/campaigns/{campaign}/funding": {"operator"},
     "POST /v1/campaigns/{campaign}/funding/approval": {"operator"},
@@ -114,10 +116,12 @@ def test_checks_come_in_their_order(app: App) -> None:
 def test_swapped_verbs_are_refused(app: App, method: str) -> None:
     """S10: 405 with the methods that there are; override headers have no effect."""
     for template in sorted({path for _, path in addresses()}):
+        offered = {m for m, path in addresses() if path == template}
+        if method in offered:
+            continue
         override = [("X-HTTP-Method-Override", "POST"), ("X-Method-Override", "DELETE")]
         reply = app.call(method, filled(template), headers=override, token=app.token("operator"))
         assert reply.status_code == 405, template
-        offered = {m for m, path in addresses() if path == template}
         assert set(reply.headers["allow"].split(", ")) == offered
         assert reply.headers["content-type"] == "application/problem+json"
 

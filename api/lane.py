@@ -1,0 +1,219 @@
+"""The lane: claims and redemptions without a framework, a coroutine or a task for each.
+
+A release opens and ten thousand people press «claim» in the same second. Their calls are plain
+ones (`api.plain`), their tokens are known or cheap to check, and nothing is wrong with them: such
+a call is answered here, by the same checks in the same order and by the same passage as on the
+ordinary way. With anything else the lane has nothing to do: it says so before it has had any
+effect, and the ordinary way finds the words. Nothing may be decided here.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from http import HTTPStatus
+from time import perf_counter
+from typing import Any, Final, NamedTuple
+
+import structlog
+
+from api import metrics
+from api.bodies import check_media_type
+from api.callers import Caller
+from api.errors import Problem
+from api.exchange import NO_STORE, SECURITY_HEADERS, Reply, address_of, internal_error
+from api.logs import access_kind, fault, request_id
+from api.passage import NO_POSITION, Passage
+from api.plain import LaneCall
+from api.routes.campaigns import CLAIM
+from api.routes.coupons import REDEEM
+from api.service import Service
+from api.writes import Asked, Write, reply_of
+from ledger.books import Book
+from ledger.commit import Answer
+
+_ONCE: Final[frozenset[bytes]] = frozenset()
+"""A plain call has no header twice."""
+
+_COMMON: Final = b"".join(b"%b: %b\r\n" % header for header in (NO_STORE, *SECURITY_HEADERS))
+_SAMPLE: Final = 424_242_424_242
+"""Stands for the position while a form is made."""
+
+STOPS_MAX: Final = 4_096
+"""Addresses that are remembered; a rush is on a few."""
+
+
+class _Form(NamedTuple):
+    """What all answers of one kind have in common."""
+
+    head: bytes
+    """With places for position, length and request id; without the first when there is none."""
+    status: int
+    log: bytes
+    tally: metrics.Tally
+
+
+Forms = dict[tuple[str, bool, bool, Book], _Form]
+"""By code, whether replayed, whether with a position, and book."""
+
+
+class _Stop(NamedTuple):
+    """An address that the lane serves: whose it is, and the forms of its answers."""
+
+    write: Write[Any]
+    target: str
+    path: str
+    forms: Forms
+
+
+class _Kind(NamedTuple):
+    """A kind of write that the lane serves: how its addresses begin and end."""
+
+    write: Write[Any]
+    start: bytes
+    end: bytes
+    keep: bool
+    """Whether few addresses are called many times."""
+    forms: Forms
+
+    @classmethod
+    def of(cls, write: Write[Any], *, keep: bool) -> _Kind:
+        """Return the kind for a write whose address names one thing."""
+        start, _, rest = write.route.partition("{")
+        return cls(write, start.encode(), rest.partition("}")[2].encode(), keep, {})
+
+
+class Lane:
+    """The lane of one server process."""
+
+    def __init__(self, service: Service) -> None:
+        self.service = service
+        self._proxies = service.settings.trusted_proxies
+        self._kinds = (_Kind.of(CLAIM, keep=True), _Kind.of(REDEEM, keep=False))
+        self._stops: dict[bytes, _Stop] = {}
+
+    def take(self, call: LaneCall, send: Callable[[bytes], None]) -> bool:
+        """Take a call that nothing is wrong with; leave any other, untouched."""
+        stop = self._stops.get(call.path) or self._found(call.path)
+        if stop is None:
+            return False
+        service, headers, write = self.service, call.headers, stop.write
+        authorization = headers.get(b"authorization")
+        if authorization is None:
+            return False
+        address = call.address or ""
+        if self._proxies:
+            address = address_of(address, headers, self._proxies)
+        own_id = request_id(headers.get(b"x-request-id"))
+        try:
+            caller = service.recognised(authorization)
+            if caller is None:
+                return False
+            service.sessions.require_standing(caller)
+            if service.shut_out_s(caller, address):
+                return False
+            heading = write.heading(service, headers, _ONCE, caller, stop.target)
+            check_media_type(call.body, headers)
+            body = write.parse(call.body)
+            asked = write.asked(service, heading, stop.path, body, own_id, address)
+        except Exception:  # noqa: BLE001 - nothing was done; the ordinary way meets it and says so
+            return False
+        _Ride(service, caller, asked, call.started, stop, own_id, address, send).go(
+            service.rates[caller.role], paced=False
+        )
+        return True
+
+    def _found(self, path: bytes) -> _Stop | None:
+        for write, start, end, keep, forms in self._kinds:
+            if path.startswith(start) and path.endswith(end):
+                target = path[len(start) : -len(end)]
+                if not target or b"/" in target:
+                    return None
+                stop = _Stop(write, target.decode(), path.decode(), forms)
+                if keep and len(self._stops) < STOPS_MAX:
+                    self._stops[path] = stop
+                return stop
+        return None
+
+
+class _Ride(Passage):
+    """A passage whose end is written to a connection."""
+
+    __slots__ = ("_address", "_book", "_request_id", "_send", "_service", "_stop")
+
+    def __init__(
+        self,
+        service: Service,
+        caller: Caller,
+        asked: Asked,
+        began: float,
+        stop: _Stop,
+        own_id: str,
+        address: str,
+        send: Callable[[bytes], None],
+    ) -> None:
+        book, request, knock = asked
+        super().__init__(
+            service.passages,
+            asyncio.get_running_loop(),
+            caller,
+            service.writers[book],
+            request,
+            knock,
+            began,
+        )
+        self._service = service
+        self._book = book
+        self._stop = stop
+        self._request_id = own_id
+        self._address = address
+        self._send = send
+
+    def tell(self, answer: Answer) -> None:
+        code, body, position, replayed = answer
+        placed = position != NO_POSITION
+        forms = self._stop.forms
+        kind = (code, replayed, placed, self._book)
+        form = forms.get(kind)
+        if form is None:
+            sample = answer._replace(body=b"", position=_SAMPLE if placed else NO_POSITION)
+            form = forms[kind] = _form_of(self._stop.write, reply_of(self._book, sample))
+        own_id = self._request_id.encode()
+        if placed:
+            self._send(form.head % (position, len(body), own_id) + body)
+        else:
+            self._send(form.head % (len(body), own_id) + body)
+        self._finish(form)
+
+    def tell_problem(self, problem: Problem) -> None:
+        self._send_reply(Reply.of_problem(problem))
+
+    def tell_fault(self, error: Exception) -> None:
+        structlog.get_logger().error("fault", request_id=self._request_id, **fault(error))
+        self._send_reply(internal_error())
+
+    def _send_reply(self, reply: Reply) -> None:
+        form = _form_of(self._stop.write, reply)
+        self._send(form.head % (len(reply.body), self._request_id.encode()) + reply.body)
+        self._finish(form)
+
+    def _finish(self, form: _Form) -> None:
+        """Count and log a call that was answered."""
+        service = self._service
+        seconds = perf_counter() - self.began
+        form.tally.note(seconds)
+        if service.log is not None:
+            service.log.access(self._request_id, form.log, seconds)
+        if form.status == 404:
+            service.count_missing(self.caller, self._address)
+
+
+def _form_of(write: Write[Any], reply: Reply) -> _Form:
+    """Return the form of all replies that are like this one."""
+    line = f"HTTP/1.1 {reply.status} {HTTPStatus(reply.status).phrase}\r\n".encode()
+    own = b"".join(b"%b: %b\r\n" % header for header in reply.headers)
+    head = (line + own + _COMMON).replace(b"%", b"%%").replace(b"%d" % _SAMPLE, b"%d")
+    common = head.index(b"cache-control: ")
+    head = head[:common] + b"content-length: %d\r\nx-request-id: %b\r\n" + head[common:]
+    kind = ("POST", write.route, reply.status, reply.code)
+    return _Form(head + b"\r\n", reply.status, access_kind(*kind, write.role), metrics.tally(*kind))

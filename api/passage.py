@@ -1,0 +1,372 @@
+"""Passages: a write that was checked on its way to its reply, past pace, gate and writer.
+
+Each step calls the next one when it has heard its answer, so that ten thousand passages a second
+need no task, no future and no timer of their own. Whoever waits for the end gets an answer that is
+committed, a refusal by the gate, which surely had no effect, or a problem that says what is known.
+A passage is told to end once; what the store says afterwards is heard for the gate's sake only.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from functools import lru_cache
+from time import perf_counter
+from typing import Any, Final, Protocol
+
+import msgspec
+
+from api.callers import Caller
+from api.errors import RETRY_SOON, Problem, rate_limited, render_refusal
+from api.nogate import Knock, NoGate, Verdict, Word
+from api.ratelimit import Rate, RateLimiter
+from campaigns.coupon import coupon_id
+from campaigns.refusals import Refusal
+from campaigns.replies import COUPON_PREFIX
+from ledger.books import Book, PublicId
+from ledger.commit import (
+    Answer,
+    GroupCommit,
+    KeyInFlight,
+    KeyReused,
+    OutcomeUnknown,
+    QueueFull,
+    Request,
+    StoreUnavailable,
+    Ticket,
+)
+
+SWEEP_S: Final = 0.25
+"""How often passages are looked for that have waited for too long."""
+
+NO_POSITION: Final = -1
+"""The position of an answer that the gate gave without one."""
+
+_ADMITTED, _UNSURE = Verdict.ADMITTED, Verdict.UNSURE
+_N: Final = b'"n":'
+
+
+class Traffic(Protocol):
+    """Whoever wants to know of every claim: when it came, how long it took, how it ended."""
+
+    def note(self, campaign: Any, started: float, seconds: float, code: str) -> None:
+        """Hear of a claim. Called in the event loop for each one, so it must be cheap."""
+        ...
+
+
+class NoTraffic:
+    """Notes nothing."""
+
+    def note(self, campaign: Any, started: float, seconds: float, code: str) -> None:
+        """Let it pass."""
+
+
+class Passages:
+    """What the passages of one server process share."""
+
+    def __init__(
+        self,
+        limiter: RateLimiter,
+        gate: Any = None,
+        *,
+        timeout_s: float,
+        slow_lane_max: int,
+        traffic: Traffic | None = None,
+    ) -> None:
+        self.limiter = limiter
+        self.gate: Any = gate if gate is not None else NoGate()
+        self.traffic: Traffic = traffic if traffic is not None else NoTraffic()
+        self.slow_lane_max = slow_lane_max
+        self.in_slow_lane = 0
+        """Claims that are with the store although the gate could not speak for them."""
+        self._timeout_s = timeout_s
+        self._under_way: deque[Passage] = deque()
+        """In the order in which they came, so that those to be ended are always in front."""
+        self._sweeping: asyncio.TimerHandle | None = None
+
+    def watch(self, passage: Passage, loop: asyncio.AbstractEventLoop) -> None:
+        """End a passage when it has waited for too long."""
+        self._under_way.append(passage)
+        if self._sweeping is None:
+            pause_s = min(SWEEP_S, self._timeout_s / 4)
+            self._sweeping = loop.call_later(pause_s, self._sweep, loop, pause_s)
+
+    def _sweep(self, loop: asyncio.AbstractEventLoop, pause_s: float) -> None:
+        late = perf_counter() - self._timeout_s
+        under_way = self._under_way
+        while under_way and (under_way[0].over or under_way[0].began < late):
+            passage = under_way.popleft()
+            if not passage.over:
+                passage.give_up()
+        self._sweeping = loop.call_later(pause_s, self._sweep, loop, pause_s) if under_way else None
+
+
+class Passage:
+    """One write; subclasses know who waits for its end."""
+
+    __slots__ = (
+        "_admitted",
+        "_loop",
+        "_request",
+        "_slow",
+        "_ticket",
+        "_writer",
+        "began",
+        "caller",
+        "knock",
+        "over",
+        "passages",
+    )
+
+    def __init__(
+        self,
+        passages: Passages,
+        loop: asyncio.AbstractEventLoop,
+        caller: Caller,
+        writer: GroupCommit,
+        request: Request,
+        knock: Knock | None,
+        began: float,
+    ) -> None:
+        self.passages = passages
+        self.caller = caller
+        self.knock = knock
+        """What the gate is asked; None for what no gate is for."""
+        self.began = began
+        """When it came, by the performance counter."""
+        self.over = False
+        self._loop = loop
+        self._writer = writer
+        self._request = request
+        self._ticket: Ticket | None = None
+        self._admitted = False
+        self._slow = False
+
+    # --- who waits ----------------------------------------------------------------------------
+
+    def tell(self, answer: Answer) -> None:
+        """Hand over the committed answer, or the gate's."""
+        raise NotImplementedError
+
+    def tell_problem(self, problem: Problem) -> None:
+        """Hand over what is known instead of an answer."""
+        raise NotImplementedError
+
+    def tell_fault(self, error: Exception) -> None:
+        """Hand over that something broke here."""
+        raise NotImplementedError
+
+    # --- the way ------------------------------------------------------------------------------
+
+    def go(self, rate: Rate | None = None, *, paced: bool = True) -> None:
+        """Set out. Unless the caller's pace was looked at before, that is the first step."""
+        passages = self.passages
+        passages.watch(self, self._loop)
+        if paced or rate is None or (self.knock is not None and passages.gate.paces):
+            self._pass_gate()
+        else:
+            passages.limiter.ask(self.caller.scope, rate, self._paced)
+
+    def _paced(self, wait_s: float) -> None:
+        if self.over:
+            return
+        if wait_s > 0:
+            self._refuse(rate_limited(wait_s))
+        else:
+            self._pass_gate()
+
+    def _pass_gate(self) -> None:
+        if self.knock is None:
+            self._queue()
+        else:
+            self.passages.gate.ask(self.knock, self._heard)
+
+    def _heard(self, word: Word) -> None:
+        verdict = word.verdict
+        if verdict is _ADMITTED:
+            self._admitted = True
+            if self.over:
+                self._release()
+            else:
+                self._queue()
+        elif self.over:
+            return
+        elif verdict is _UNSURE:
+            self._take_slow_lane()
+        elif word.code is not None:
+            self._end(self._gates_answer(word, word.code))
+        elif verdict is Verdict.TOO_FAST:
+            self._refuse(rate_limited(word.wait_s))
+        else:
+            self._refuse(Problem("overloaded", "There is a queue; come back.", headers=RETRY_SOON))
+
+    def _take_slow_lane(self) -> None:
+        """Ask the store without the gate's word; so many at a time, or it would be the rush."""
+        passages = self.passages
+        if passages.in_slow_lane >= passages.slow_lane_max:
+            self._refuse(
+                Problem("overloaded", "Too many claims are asked one by one.", headers=RETRY_SOON)
+            )
+            return
+        passages.in_slow_lane += 1
+        self._slow = True
+        self._queue()
+
+    def _queue(self) -> None:
+        try:
+            self._ticket = self._writer.queue(self._request, self._loop, self._settled)
+        except Exception as error:  # noqa: BLE001 - whatever it is, somebody waits to hear of it
+            self._leave(None)
+            self._fail(error)
+
+    def _settled(self, ticket: Ticket) -> None:
+        answer = ticket.answer
+        self._leave(answer)
+        if self.over:
+            return
+        if answer is not None:
+            self._end(answer)
+        else:
+            self._fail(ticket.error)
+
+    def give_up(self) -> None:
+        """End it unanswered: it has waited for too long."""
+        ticket = self._ticket
+        if ticket is None:
+            self._refuse(Problem("overloaded", "The gate did not answer.", headers=RETRY_SOON))
+        else:
+            self._fail(KeyInFlight() if ticket.follows else OutcomeUnknown())
+
+    # --- the end ------------------------------------------------------------------------------
+
+    def _end(self, answer: Answer) -> None:
+        self.over = True
+        if self.knock is not None:
+            self._note(answer.code)
+        try:
+            self.tell(answer)
+        except Exception as error:  # noqa: BLE001 - whatever broke, the caller gets an answer
+            self.tell_fault(error)
+
+    def _fail(self, error: Exception | None) -> None:
+        problem = _PROBLEMS.get(type(error))
+        if problem is not None:
+            self._refuse(Problem(*problem, headers=RETRY_AFTER_OF.get(problem[0])))
+            return
+        self.over = True
+        if self.knock is not None:
+            self._note("internal_error")
+        self.tell_fault(error or RuntimeError("a ticket was settled without an answer"))
+
+    def _refuse(self, problem: Problem) -> None:
+        self.over = True
+        if self.knock is not None:
+            self._note(problem.trouble.code)
+        self.tell_problem(problem)
+
+    def _note(self, code: str) -> None:
+        assert self.knock is not None
+        seconds = perf_counter() - self.began
+        self.passages.traffic.note(self.knock.campaign, self.began, seconds, code)
+
+    # --- the gate -----------------------------------------------------------------------------
+
+    def _leave(self, answer: Answer | None) -> None:
+        """Say to slow lane and gate how it went with the store."""
+        if self._slow:
+            self._slow = False
+            self.passages.in_slow_lane -= 1
+        if self.knock is not None:
+            self._tell_gate(self.knock, answer)
+
+    def _tell_gate(self, knock: Knock, answer: Answer | None) -> None:
+        gate = self.passages.gate
+        code = answer.code if answer is not None else ""
+        if answer is None or code not in _NEWS:
+            self._release()
+            return
+        campaign, pool, person, request, _, _ = knock
+        if code == "claimed":
+            gate.claimed(campaign, pool, person, request, _n_of(answer.body), 0)
+        elif code == "already_claimed":
+            gate.claimed(campaign, pool, person, request, 1, 1)
+        elif code == "limit_reached":
+            limit = _facts_of(answer.body)["per_person_limit"]
+            gate.claimed(campaign, pool, person, request, limit, limit)
+        else:
+            self._release()
+            if not answer.replayed:
+                facts = tuple(_facts_of(answer.body).items())
+                gate.sold_out(campaign, pool, code, answer.position, facts)
+
+    def _release(self) -> None:
+        if self._admitted and self.knock is not None:
+            self._admitted = False
+            self.passages.gate.released(self.knock.campaign, self.knock.pool, self.knock.person)
+
+    def _gates_answer(self, word: Word, code: str) -> Answer:
+        """Return what the store would answer, byte for byte, in the gate's name."""
+        knock = self.knock
+        assert knock is not None, "only a gate says words"
+        if code == "already_claimed":
+            body = already_claimed_body(Book(self._writer.book), knock.campaign, knock.person)
+        else:
+            body = _refusal_body(code, word.facts)
+        return Answer(code, body, word.position or NO_POSITION)
+
+
+_NEWS: Final = frozenset(
+    {"claimed", "already_claimed", "limit_reached", "sold_out", "budget_exhausted"}
+)
+"""What the gate wants to know of an answer beyond that there is one."""
+
+RETRY_AFTER_OF: Final = {
+    "overloaded": RETRY_SOON,
+    "idempotency_in_flight": RETRY_SOON,
+    "store_unavailable": RETRY_SOON,
+    "outcome_unknown": RETRY_SOON,
+}
+
+_OVERLOADED: Final = ("overloaded", "Too many requests wait already.")
+_PROBLEMS: Final[dict[type[Any], tuple[str, str]]] = {
+    QueueFull: _OVERLOADED,
+    **dict.fromkeys(QueueFull.__subclasses__(), _OVERLOADED),
+    KeyReused: ("idempotency_key_reused", "This key was used with another call or body."),
+    KeyInFlight: ("idempotency_in_flight", "The first call with this key still runs."),
+    StoreUnavailable: (
+        "store_unavailable",
+        "The store cannot be reached; nothing was done.",
+    ),
+    OutcomeUnknown: (
+        "outcome_unknown",
+        "The store's answer was lost or late; the same key tells.",
+    ),
+}
+"""What keeps the store from answering → the problem that says so."""
+
+
+def already_claimed_body(book: Book, campaign: Any, person: str) -> bytes:
+    """Return the refusal of a person who has the one coupon that there is for them."""
+    coupon = PublicId(COUPON_PREFIX, book, coupon_id(campaign, person, 1))
+    return render_refusal(Refusal("already_claimed", coupon=str(coupon)))
+
+
+@lru_cache(maxsize=4_096)
+def _refusal_body(code: str, facts: tuple[Any, ...]) -> bytes:
+    """The refusals of a campaign that is sold out are one and the same."""
+    return render_refusal(Refusal(code, **dict(facts)))
+
+
+def _n_of(body: bytes) -> int:
+    """Return a claimed coupon's ordinal from its reply, without reading the rest."""
+    start = body.index(_N) + len(_N)
+    return int(body[start : body.index(b",", start)])
+
+
+_MEMBERS: Final = frozenset({"type", "title", "status", "code", "detail"})
+_object: Final = msgspec.json.Decoder(dict[str, Any]).decode
+
+
+def _facts_of(body: bytes) -> dict[str, Any]:
+    """Return the facts of a refusal from its body."""
+    return {name: fact for name, fact in _object(body).items() if name not in _MEMBERS}
