@@ -7,6 +7,7 @@ run the same draw at once, and each step may be repeated after a crash.
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import ClassVar
 from uuid import UUID
@@ -27,7 +28,7 @@ from campaigns.commands import (
     Decision,
     Header,
 )
-from campaigns.coupon import COUPON_FOLD, CouponClaimed
+from campaigns.coupon import COUPON_FOLD, CouponClaimed, CouponEntered
 from campaigns.intake import (
     Drawing,
     commitment_of,
@@ -42,6 +43,7 @@ from ledger.appending import Capacity
 from ledger.books import Book, PublicId
 from ledger.commit import Read, View
 from ledger.events import Event
+from ledger.history import Entry
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,6 +123,17 @@ class GiveDrawn(CouponCommand):
         ]
         reply = coupon_reply(self.book, COUPON_FOLD.evolve(coupon, event))
         return Decision("claimed", reply, [event], taken)
+
+
+def entrants(entries: Iterable[Entry], campaign: UUID) -> Iterator[bytes]:
+    """Yield the coupon ids, as 16 bytes, of those among stored events who entered for a campaign.
+
+    A quotation mark inside a stored text is escaped, so that these bytes are nothing else.
+    """
+    named = f'"campaign":"{campaign}"'.encode()
+    for _, stream, _, topic, state in entries:
+        if topic == CouponEntered.TOPIC and named in state:
+            yield stream.bytes
 
 
 def _lottery(view: View, campaign_uuid: UUID) -> tuple[Campaign, Draw]:

@@ -491,22 +491,6 @@ def campaigns(
     return [CampaignFigures._make(row) for row in curs.fetchall()]
 
 
-_DRAWS_DUE: Final = """
-SELECT campaign FROM rm_campaign_figures.campaign
-WHERE book = %s AND state = 'open' AND terms->'intake'->>'kind' = 'lottery'
-    AND (draw->>'winners' IS NULL OR drawn < (draw->>'winners')::bigint)
-    AND (terms->>'claim_from')::timestamptz
-        + make_interval(secs => (terms->'intake'->>'seconds')::double precision) <= %s
-ORDER BY drafted_at, campaign
-"""
-
-
-def draws_due(curs: Any, book: str, now: datetime) -> list[UUID]:
-    """Return the open lotteries whose intake has ended and whose draw is not done."""
-    curs.execute(_DRAWS_DUE, (book, now))
-    return [row[0] for row in curs.fetchall()]
-
-
 def cursor_of(figures: CampaignFigures) -> CampaignCursor:
     """Return the cursor for what comes after a campaign in the list."""
     return CampaignCursor(figures.drafted_at, figures.book, figures.campaign)

@@ -1,4 +1,4 @@
-"""`tidebook sweep`: record the expiry of coupons whose validity has ended."""
+"""`tidebook sweep` and `tidebook draw`: expiries whose time has come, and lotteries."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from datetime import datetime
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -17,8 +17,12 @@ from api.cli.projecting import runner_of
 from api.cli.trouble import Trouble
 
 if TYPE_CHECKING:
+    from uuid import UUID
+
+    from api.drawer import Drawer
     from api.settings import Settings
     from api.sweeper import Sweeper
+    from ledger.commit import GroupCommit
     from ledger.datastore import Datastore
 
 
@@ -38,9 +42,10 @@ def sweep(
     home: Home = None,
     as_json: AsJson = False,
 ) -> int:
-    """Record the expiry of coupons whose validity has ended, until stopped.
+    """Record the expiry of coupons whose validity has ended, and draw lotteries, until stopped.
 
-    Every coupon is judged again by the book's writer, so any number of sweepers may run.
+    Every coupon and every draw is judged by the book's writer, so any number of sweepers may run.
+    With `--once` or `--at` coupons are expired and nothing is drawn: that is `tidebook draw`.
 
     Examples:
     * `tidebook sweep`
@@ -56,11 +61,64 @@ def sweep(
             raise Trouble("--at: this ledger's time is the database's, nobody can choose it")
         finite = once or instant is not None
         books = stores.chosen_books(datastore, book) if finite else book or list(settings.books)
-        sweepers = [stack.enter_context(_sweeper(datastore, one, simulated)) for one in books]
+        writers = [stack.enter_context(_writer(datastore, one)) for one in books]
+        sweepers = [_sweeper(datastore, writer, simulated) for writer in writers]
         if finite:
             return _sweep_once(datastore, sweepers, instant, as_json)
+        drawers = [_drawer(datastore, writer, settings, simulated) for writer in writers]
         with running(settings) as stop:
-            in_threads([(one.book, lambda one=one: one.run(stop)) for one in sweepers], stop)
+            in_threads(
+                [
+                    *((one.book, lambda one=one: one.run(stop)) for one in sweepers),
+                    *((f"{one.book} draw", lambda one=one: one.run(stop)) for one in drawers),
+                ],
+                stop,
+            )
+    return 0
+
+
+def draw(
+    at: Annotated[
+        str | None,
+        typer.Option(
+            metavar="TIME",
+            help=f"The instant to draw at ({EXAMPLE_INSTANT}), in a ledger of simulated time only."
+            " Without it such a ledger is drawn at the instant of its last event.",
+            show_default=False,
+        ),
+    ] = None,
+    book: Books = None,
+    home: Home = None,
+    as_json: AsJson = False,
+) -> int:
+    """Draw the lotteries whose intake is over, give the coupons to the winners, and end.
+
+    `tidebook run` and `tidebook sweep` do this by themselves. It may be stopped and started again
+    at any moment, and run twice at once: everybody's luck was decided by the seed that was
+    committed to when the campaign was opened.
+
+    Examples:
+    * `tidebook draw`
+    * `tidebook draw --book main --json`
+    """
+    instant = None if at is None else parse_instant(at, "--at")
+    settings = stores.load_settings(home)
+    document = []
+    with stores.store(settings) as datastore, ExitStack() as stack:
+        simulated = _is_simulated(datastore, settings)
+        if instant is not None and not simulated:
+            raise Trouble("--at: this ledger's time is the database's, nobody can choose it")
+        for one in stores.chosen_books(datastore, book):
+            writer = stack.enter_context(_writer(datastore, one))
+            drawer = _drawer(datastore, writer, settings, simulated)
+            document += _draw_once(drawer, instant)
+    if as_json:
+        output.print_json(document)
+    else:
+        for row in document:
+            print(f"{row['campaign']}: {row['given']:,} coupons given")
+        if not document:
+            print("nothing to draw")
     return 0
 
 
@@ -72,16 +130,49 @@ def _is_simulated(datastore: Datastore, settings: Settings) -> bool:
     return (row[0] if row else settings.clock) == "request"
 
 
-@contextmanager
-def _sweeper(datastore: Datastore, book: str, simulated: bool) -> Iterator[Sweeper]:
+def _sweeper(datastore: Datastore, writer: GroupCommit, simulated: bool) -> Sweeper:
     from api.sweeper import Sweeper
+
+    return Sweeper(datastore, writer, by_the_book=simulated)
+
+
+def _drawer(
+    datastore: Datastore, writer: GroupCommit, settings: Settings, simulated: bool
+) -> Drawer:
+    from api.drawer import Drawer
+
+    return Drawer(datastore, writer, settings.draw_secret, by_the_book=simulated)
+
+
+def _draw_once(drawer: Drawer, at: datetime | None) -> list[dict[str, Any]]:
+    """Draw everything that is due; return a row for each campaign on which something was done."""
+    from api.drawer import WrongDrawKey
+    from campaigns.replies import CAMPAIGN_PREFIX
+    from ledger.books import PublicId
+
+    given: dict[UUID, int] = {}
+    try:
+        with output.progress(f"{drawer.book}: draw", None, "coupons") as advance:
+            for step in drawer.steps(at):
+                given[step.campaign] = given.get(step.campaign, 0) + step.given
+                advance(step.given)
+    except WrongDrawKey as error:
+        raise Trouble(str(error)) from None
+    return [
+        {"campaign": str(PublicId(CAMPAIGN_PREFIX, drawer.book, campaign)), "given": count}
+        for campaign, count in given.items()
+    ]
+
+
+@contextmanager
+def _writer(datastore: Datastore, book: str) -> Iterator[GroupCommit]:
     from campaigns.accounting import check_postings
     from campaigns.event_types import MAPPER
     from ledger.commit import GroupCommit
 
     writer = GroupCommit(datastore, book, MAPPER, check=check_postings).start()
     try:
-        yield Sweeper(datastore, writer, by_the_book=simulated)
+        yield writer
     finally:
         writer.close()
 

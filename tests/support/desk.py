@@ -35,6 +35,7 @@ NOON = datetime(2026, 5, 1, 12, 0, tzinfo=UTC)
 ALICE = Actor("operator", "a" * 32)
 BOB = Actor("operator", "b" * 32)
 SPONSOR = "hainan"
+DRAW_KEY = b"the ledger's draw key, 32 bytes."
 
 
 def render(refusal: Refusal) -> bytes:
@@ -136,7 +137,8 @@ class Desk:
         campaign = self.drafted(terms, key)
         face = (terms or terms_of()).face_minor
         self.fund(campaign, quota, quota * face if budget_minor is None else budget_minor)
-        assert self.send(OpenCampaign(self.book, campaign), ALICE).code == "opened"
+        opening = OpenCampaign(self.book, campaign, lambda: DRAW_KEY)
+        assert self.send(opening, ALICE).code == "opened"
         return campaign
 
     def claim(self, campaign: UUID, who: str, key: str | None = None, **how: Any) -> Answer:
@@ -165,7 +167,7 @@ class Desk:
         with self.datastore.transaction() as cursor:
             cursor.execute(
                 "SELECT issued, quota, granted_minor, budget_minor FROM capacity"
-                " WHERE book = %s AND campaign = %s",
+                " WHERE book = %s AND campaign = %s AND pool = 'all'",
                 (self.book, campaign),
             )
             row: tuple[int, int, int, int] = cursor.fetchone()

@@ -1,0 +1,233 @@
+"""The drawer: holds the lotteries of a book when the time of their intake is over.
+
+It only asks. Whether the intake may be closed, whether the seed is the one that was committed to
+and whether somebody has won is decided by the book's writer, so that two drawers, a drawer that
+was killed between any two steps and one that starts all over are harmless. It reads the book and
+no read model, so that nothing that lags can lose an entrant.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from datetime import datetime
+from typing import Final, NamedTuple
+from uuid import UUID, uuid4
+
+from eventsourcing.persistence import PersistenceError
+
+from campaigns.campaign import (
+    CAMPAIGN_FOLD,
+    DRAW_POOL,
+    Campaign,
+    CampaignIntakeClosed,
+    CampaignOpened,
+)
+from campaigns.commands import Call, Command
+from campaigns.drawing import CloseIntake, GiveDrawn, RecordDraw, entrants
+from campaigns.event_types import MAPPER
+from campaigns.intake import Drawing, commitment_of, draws_at, hold, is_lottery, is_over, seed_of
+from campaigns.replies import CAMPAIGN_PREFIX
+from ledger.appending import Capacity
+from ledger.books import Book, PublicId
+from ledger.commit import Answer, CommitError, GroupCommit
+from ledger.datastore import Datastore
+from ledger.events import Actor
+from ledger.history import History, Positioned, Standing
+
+DRAWER: Final = Actor("draw", "system")
+
+BATCH: Final = 500
+"""Coupons given at once: as many as one transaction of the writer decides."""
+
+POLL_S: Final = 1.0
+"""Pause between two looks when nothing is due: claims wait for the draw so much longer."""
+
+PAUSE_S: Final = (0.1, 5.0)
+"""First and longest pause before a store that cannot be reached is tried again."""
+
+_log = logging.getLogger("tidebook.drawer")
+
+
+class WrongDrawKey(Exception):
+    """The draw key of this machine is not the one that a campaign committed to its seed with."""
+
+    def __init__(self, campaign: PublicId) -> None:
+        super().__init__(
+            f"the draw key is not the one that {campaign} was opened with: its lottery can only be"
+            " drawn with that key (TIDEBOOK_DRAW_KEY, or keys/draw.key in the home)"
+        )
+
+
+class Step(NamedTuple):
+    """A step of a draw that was done: what happened, and how many coupons were given."""
+
+    campaign: UUID
+    code: str
+    given: int = 0
+
+
+class Drawer:
+    """Draws the lotteries of one book through a writer of its own process."""
+
+    def __init__(
+        self,
+        datastore: Datastore,
+        writer: GroupCommit,
+        draw_key: Callable[[], bytes],
+        *,
+        by_the_book: bool = False,
+        batch: int = BATCH,
+        new_id: Callable[[], str] = lambda: uuid4().hex,
+    ) -> None:
+        """`by_the_book`: in simulated time, the instant is that of the book's last event."""
+        self.book = Book(writer.book)
+        self._datastore = datastore
+        self._history = History(datastore, writer.book, MAPPER)
+        self._writer = writer
+        self._draw_key = draw_key
+        self._by_the_book = by_the_book
+        self._batch = batch
+        self._new_id = new_id
+        self._done_with: set[UUID] = set()
+
+    def steps(self, at: datetime | None = None) -> Iterator[Step]:
+        """Do what is due, step by step; whoever stops listening stops it after a whole step.
+
+        `at` is the instant in simulated time. Raises what the writer and the store raise, and
+        `WrongDrawKey` once everything else is done.
+        """
+        standing = self._history.standing()
+        if self._by_the_book and at is None:
+            at = standing.at
+        trouble: WrongDrawKey | None = None
+        for campaign in self._lotteries(standing):
+            try:
+                yield from self._steps_of(campaign, at)
+            except WrongDrawKey as error:
+                trouble = error
+        if trouble is not None:
+            raise trouble
+
+    def run(self, stop: threading.Event, poll_s: float = POLL_S) -> None:
+        """Draw whatever is due until `stop` is set."""
+        pause_s, longest_s = PAUSE_S
+        while not stop.is_set():
+            try:
+                for step in self.steps():
+                    _log.info("%s of %s: %s", step.code, step.campaign.hex, step.given)
+                    if stop.is_set():
+                        return
+            except (PersistenceError, CommitError) as error:
+                _log.warning("the draws of %s are put off: %s", self.book, type(error).__name__)
+                stop.wait(pause_s)
+                pause_s = min(pause_s * 2, longest_s)
+                continue
+            except WrongDrawKey as error:
+                _log.error("%s", error)
+                stop.wait(longest_s)
+            pause_s = PAUSE_S[0]
+            stop.wait(poll_s)
+
+    def _lotteries(self, standing: Standing) -> list[UUID]:
+        """Return the campaigns with a draw to be done, now or later; the others are never asked."""
+        funded = {campaign for campaign, _ in standing.capacity} - self._done_with
+        found = []
+        for campaign in sorted(funded):
+            state = _folded(self._life(campaign))
+            given = standing.capacity.get((campaign, DRAW_POOL), Capacity())
+            if state is None or not _is_to_be_drawn(state, given):
+                self._done_with.add(campaign)
+            elif state.state == "open":
+                found.append(campaign)
+        return found
+
+    def _steps_of(self, campaign: UUID, at: datetime | None) -> Iterator[Step]:
+        life = self._life(campaign)
+        state = _folded(life)
+        assert state is not None
+        assert state.draw is not None
+        if state.draw.places is None:
+            if self._now(at) < draws_at(state.terms):
+                return
+            answer = self._ask([CloseIntake(self.book, campaign)], at)[0]
+            if answer.code == "intake_closed":
+                yield Step(campaign, answer.code)
+            life = self._life(campaign)
+        yield from self._draw(campaign, life, at)
+
+    def _draw(
+        self, campaign: UUID, life: Sequence[Positioned], at: datetime | None
+    ) -> Iterator[Step]:
+        state = _folded(life)
+        if state is None or state.draw is None or state.draw.places is None:
+            return
+        seed = self._seed(state)
+        drawing = self._hold(campaign, life, seed, state.draw.places)
+        if state.draw.seed is None:
+            answer = self._ask([RecordDraw(self.book, campaign, seed, drawing)], at)[0]
+            if answer.code == "drawn":
+                yield Step(campaign, answer.code)
+        yield from self._give(campaign, drawing.winners, at)
+
+    def _seed(self, state: Campaign) -> bytes:
+        assert state.draw is not None
+        if state.draw.seed is not None:
+            return bytes.fromhex(state.draw.seed)
+        seed = seed_of(self._draw_key(), state.id, state.draw.opening)
+        if commitment_of(seed) != state.draw.commitment:
+            raise WrongDrawKey(PublicId(CAMPAIGN_PREFIX, self.book, state.id))
+        return seed
+
+    def _hold(
+        self, campaign: UUID, life: Sequence[Positioned], seed: bytes, places: int
+    ) -> Drawing:
+        """Draw among those who entered between the opening and the end of the intake."""
+        opened = next(at for at, event in life if isinstance(event, CampaignOpened))
+        closed = next(at for at, event in life if isinstance(event, CampaignIntakeClosed))
+        return hold(seed, entrants(self._history.entries(opened, closed), campaign), places)
+
+    def _give(self, campaign: UUID, winners: list[UUID], at: datetime | None) -> Iterator[Step]:
+        """Give each winner the coupon; those who have it are refused another one."""
+        for start in range(0, len(winners), self._batch):
+            commands = [
+                GiveDrawn(self.book, winner) for winner in winners[start : start + self._batch]
+            ]
+            codes = [answer.code for answer in self._ask(commands, at)]
+            yield Step(campaign, "given", codes.count("claimed"))
+            if "wrong_state" in codes:
+                return  # paused: it goes on when the campaign does
+
+    def _ask(self, commands: Sequence[Command], at: datetime | None) -> list[Answer]:
+        call = Call(DRAWER, f"draw-{self._new_id()}", render=lambda _: b"", at=at)
+        sent = [self._writer.submit(command.request(call)) for command in commands]
+        return [future.result() for future in sent]
+
+    def _life(self, campaign: UUID) -> list[Positioned]:
+        return self._history.stream(campaign, _ENDLESS)
+
+    def _now(self, at: datetime | None) -> datetime:
+        if at is not None:
+            return at
+        with self._datastore.transaction() as cursor:
+            cursor.execute("SELECT clock_timestamp()")
+            now: datetime = cursor.fetchone()[0]
+        return now
+
+
+_ENDLESS: Final = 2**63 - 1
+
+
+def _folded(life: Sequence[Positioned]) -> Campaign | None:
+    state: Campaign | None = None
+    for _, event in life:
+        state = CAMPAIGN_FOLD.evolve(state, event)
+    return state
+
+
+def _is_to_be_drawn(state: Campaign, given: Capacity) -> bool:
+    """Whether there is, or may be one day, something to draw."""
+    if not is_lottery(state.terms) or state.state == "closed":
+        return False
+    return state.draw is None or not is_over(state.draw, given)
