@@ -7,9 +7,9 @@ from __future__ import annotations
 
 import io
 import struct
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
-from datetime import datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any, Final, NamedTuple
 from uuid import UUID
 
@@ -40,6 +40,25 @@ class Stopped(Exception):
         self.cause = cause
 
 
+_Row = tuple[int, str, int, bytes, bytes]
+"""Position, stream, version, topic and state; the state is empty where nobody asked for it."""
+
+
+class Stretch(NamedTuple):
+    """Events of a book as they are stored, after `after` up to `last`, for any number of readers.
+
+    `following` is the event behind the last one, if there is one. `head` and `now`, the database's
+    clock, are as of the reading.
+    """
+
+    after: int
+    last: int
+    head: int
+    now: datetime
+    rows: list[_Row]
+    following: _Row | None = None
+
+
 class Page(NamedTuple):
     """Events of a book after `after` up to `last`; `head` and `now` are as of the reading.
 
@@ -59,26 +78,47 @@ class Page(NamedTuple):
         return self.last - self.after
 
 
-_HEAD: Final = """
-SELECT coalesce((SELECT position FROM tidebook.book_head WHERE book = %s), 0), clock_timestamp()
-"""
-
-# The head is read first: what is committed below it is visible to the second statement, whole.
+# One statement, so one snapshot and one round trip: what is committed below the head is in it,
+# whole. The first row, at position 0, has the head and the clock for its topic.
 # Binary COPY, because the driver takes twice as long as the database to make rows of a result.
-_EVENTS: Final = """
+_STRETCH: Final = """
 COPY (
-    SELECT position, originator_id::text, originator_version, topic,
-        CASE WHEN topic <> ALL (%(unread)s) THEN state END
+    WITH head AS MATERIALIZED (
+        SELECT coalesce(
+            (SELECT position FROM tidebook.book_head WHERE book = %(book)s), 0
+        ) AS position
+    )
+    SELECT 0::bigint AS position, '00000000-0000-0000-0000-000000000000' AS stream, 0 AS version,
+        head.position || ' ' || (extract(epoch FROM clock_timestamp()) * 1000000)::bigint AS topic,
+        NULL::bytea AS state
+    FROM head
+    UNION ALL
+    SELECT position, originator_id::text, originator_version, topic, CASE
+        WHEN topic <> ALL (%(unread)s) OR position > %(until)s THEN state
+    END
     FROM tidebook.event
-    WHERE book = %(book)s AND position > %(after)s AND position <= %(until)s
+    WHERE book = %(book)s AND position > %(after)s
+        AND position <= least(%(until)s + 1, (SELECT position FROM head))
     ORDER BY position
 ) TO STDOUT (FORMAT binary)
 """
 
-_ONE: Final = """
-SELECT originator_id::text, originator_version, topic, state
-FROM tidebook.event WHERE book = %s AND position = %s
-"""
+
+def fetch(curs: Any, book: str, after: int, limit: int, *, unread: Sequence[str] = ()) -> Stretch:
+    """Return up to `limit` events after a position, without the states of `unread` topics.
+
+    Raises `AheadOfBook`. Whether a position is missing is for a reader to find.
+    """
+    parameters = {"book": book, "after": after, "until": after + limit, "unread": list(unread)}
+    data = io.BytesIO()
+    curs.copy_expert(curs.mogrify(_STRETCH, parameters), data, size=_COPY_CHUNK)
+    rows = list(_rows(data.getvalue()))
+    head, now = map(int, rows.pop(0)[_TOPIC].split())
+    if head < after:
+        raise AheadOfBook(book, after, head)
+    last = min(after + limit, head)
+    following = rows.pop() if rows and rows[-1][0] > last else None
+    return Stretch(after, last, head, _EPOCH + timedelta(microseconds=now), rows, following)
 
 
 class BookReader:
@@ -86,15 +126,9 @@ class BookReader:
 
     def __init__(self, book: str, reads: Reads, types: EventTypes) -> None:
         self.book = book
+        self.unread = frozenset(topic for topic, view in reads.items() if view is None)
         self._types = types
         self._decoders = _Decoders(reads, types)
-        self._unread = [topic for topic, view in reads.items() if view is None]
-
-    def head(self, curs: Any) -> tuple[int, datetime]:
-        """Return the book's last position and the database's clock."""
-        curs.execute(_HEAD, (self.book,))
-        position, now = curs.fetchone()
-        return position, now
 
     def page(self, curs: Any, after: int, limit: int, until: int | None = None) -> Page:
         """Return the events after a position: up to `limit`, none past `until`.
@@ -102,40 +136,32 @@ class BookReader:
         Raises `PositionGap`, `AheadOfBook`, or `Stopped` when the very first event is not
         readable; a later one ends the page before it.
         """
-        head, now = self.head(curs)
-        if head < after:
-            raise AheadOfBook(self.book, after, head)
-        last = min(after + limit, head if until is None else min(head, until))
-        if last <= after:
-            return Page(after, after, head, now, [])
-        events, last = self._decode(self._fetch(curs, after, last), after, last)
-        return Page(after, last, head, now, events, self._instant_of(curs, last + 1, head))
+        limit = limit if until is None else max(0, min(limit, until - after))
+        return self.decode(fetch(curs, self.book, after, limit, unread=sorted(self.unread)))
 
-    def _instant_of(self, curs: Any, position: int, head: int) -> datetime | None:
-        """Return when the event at a position happened, if it is there and readable."""
-        if position > head:
-            return None
-        curs.execute(_ONE, (self.book, position))
-        row = curs.fetchone()
+    def decode(self, stretch: Stretch) -> Page:
+        """Return what the read model reads of a stretch; raises as `page` does."""
+        after, last, head, now, rows, following = stretch
+        events, last = self._decode(rows, after, last)
+        if last != stretch.last:
+            following = rows[last - after] if len(rows) > last - after else None
+        return Page(after, last, head, now, events, self._instant_of(following))
+
+    def _instant_of(self, row: _Row | None) -> datetime | None:
+        """Return when an event happened, if it is there and readable."""
         with suppress(UnknownEventType, UnreadableEvent):
             if row is not None:
-                stream, version, topic, state = row
-                return self._types.decode(topic, bytes(state), UUID(stream), version).at
+                _, stream, version, topic, state = row
+                return self._types.decode(topic.decode(), state, UUID(stream), version).at
         return None
 
-    def _fetch(self, curs: Any, after: int, until: int) -> bytes:
-        parameters = {"unread": self._unread, "book": self.book, "after": after, "until": until}
-        data = io.BytesIO()
-        curs.copy_expert(curs.mogrify(_EVENTS, parameters), data, size=_COPY_CHUNK)
-        return data.getvalue()
-
-    def _decode(self, data: bytes, after: int, last: int) -> tuple[list[View], int]:
+    def _decode(self, rows: Sequence[_Row], after: int, last: int) -> tuple[list[View], int]:
         """Return the events that are read, and the position up to which all was in order."""
         events: list[View] = []
         decoders = self._decoders
         expected = after
         try:
-            for position, stream, version, topic, state in _rows(data):
+            for position, stream, version, topic, state in rows:
                 expected += 1
                 if position != expected:
                     raise PositionGap(self.book, expected, position)  # noqa: TRY301 - ends the page too
@@ -143,7 +169,7 @@ class BookReader:
                 event = decode(state) if decode is not None else None
                 if event is not None:
                     event.position = position
-                    event.stream = stream.decode()
+                    event.stream = stream
                     event.version = version
                     events.append(event)
             if expected != last:
@@ -193,9 +219,8 @@ class _Decoders(dict[bytes, _Decode | None]):
 
 _NO_STREAM: Final = UUID(int=0)
 
-_Row = tuple[int, bytes, int, bytes, bytes]
-"""Position, stream, version, topic and state; the state is empty where it is not read."""
-
+_EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
+_TOPIC: Final = 3
 _COPY_CHUNK: Final = 1 << 20
 _COPY_HEADER_BYTES: Final = 19
 _FIXED: Final = struct.Struct(">hiqi36siii")  # columns, then length and value, up to topic's length
@@ -206,15 +231,16 @@ def _rows(data: bytes) -> Iterator[_Row]:
     """Read rows in PostgreSQL's binary COPY format; a row with -1 columns ends them."""
     at = _COPY_HEADER_BYTES
     end = len(data) - 2
+    fixed, size, length_at = _FIXED.unpack_from, _FIXED.size, _LENGTH.unpack_from
     while at < end:
-        _, _, position, _, stream, _, version, length = _FIXED.unpack_from(data, at)
-        at += _FIXED.size
+        _, _, position, _, stream, _, version, length = fixed(data, at)
+        at += size
         topic = data[at : at + length]
         at += length
-        (length,) = _LENGTH.unpack_from(data, at)
+        (length,) = length_at(data, at)
         at += 4
         if length < 0:
-            yield position, stream, version, topic, b""
+            yield position, stream.decode(), version, topic, b""
             continue
-        yield position, stream, version, topic, data[at : at + length]
+        yield position, stream.decode(), version, topic, data[at : at + length]
         at += length

@@ -375,7 +375,7 @@ GROUP BY currency ORDER BY currency
 _DUE: Final = """
 SELECT coupon, campaign FROM rm_wallets.coupon
 WHERE book = %s AND state = 'held' AND valid_until <= %s
-ORDER BY valid_until, coupon
+ORDER BY valid_until
 LIMIT %s
 """
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import socket
 import threading
@@ -16,8 +17,11 @@ from api.cli.trouble import Trouble
 
 if TYPE_CHECKING:
     from ledger.datastore import Datastore
+    from projections.line import Line
     from projections.projection import Projection
     from projections.runner import Runner
+
+_log = logging.getLogger("tidebook.projections")
 
 
 def project(
@@ -110,11 +114,14 @@ def rebuild_one(datastore: Datastore, projection: Projection) -> Any:
         return rebuild_projection(datastore, projection, on_progress)
 
 
-def runner_of(datastore: Datastore, projection: Projection, book: str) -> Runner:
+def runner_of(
+    datastore: Datastore, projection: Projection, book: str, line: Line | None = None
+) -> Runner:
     """Return this process's runner of a projection of a book."""
     from projections.runner import Runner
 
-    return Runner(datastore, projection, book, f"{socket.gethostname()}-{os.getpid()}")
+    holder = f"{socket.gethostname()}-{os.getpid()}"
+    return Runner(datastore, projection, book, holder, line=line)
 
 
 def _catch_up(
@@ -169,9 +176,20 @@ def _run_to(runner: Runner, datastore: Datastore, head: int, advance: output.Adv
 def _keep_up(
     datastore: Datastore, chosen: list[Projection], books: list[str], stop: threading.Event
 ) -> None:
+    from projections.line import Line
+    from projections.runner import Following
+
     work = []
     for book in books:
-        for projection in chosen:
-            runner = runner_of(datastore, projection, book)
-            work.append((f"{projection.name} of {book}", lambda runner=runner: runner.run(stop)))
+        line = Line(datastore)
+        runners = [runner_of(datastore, projection, book, line) for projection in chosen]
+        following = Following(runners, on_trouble=_log_trouble)
+        work.append((f"the projections of {book}", lambda one=following: one.run(stop)))
     in_threads(work, stop)
+
+
+def _log_trouble(runner: Runner, trouble: Exception) -> None:
+    """One projection that stops does not hold up the others."""
+    _log.error(
+        "%s of %s stopped; it is tried again", runner.projection.name, runner.book, exc_info=trouble
+    )

@@ -85,9 +85,8 @@ class ForgetfulTracking(PositionTracking):
 
     def advance(self, curs: Any, book: str, after: int, last: int) -> None:
         """Write the position, whatever was there."""
-        curs.execute("SELECT set_config('search_path', 'rm_wallets', true)")
         curs.execute(
-            "INSERT INTO tracking VALUES (%s, %s)"
+            "INSERT INTO rm_wallets.tracking VALUES (%s, %s)"
             " ON CONFLICT (book) DO UPDATE SET position = excluded.position",
             (book, last),
         )

@@ -305,7 +305,10 @@ QUESTIONS: dict[str, Callable[[Any], object]] = {
 def test_a_question_touches_no_more_rows_than_it_shows(
     datastore: Datastore, crowd: None, question: str
 ) -> None:
-    """However many rows there are, each index range gives at most one page of them."""
+    """However many rows there are, each index range gives at most one page of them.
+
+    And one row more, where rows of one instant are sorted: it tells that the instant is over.
+    """
     with datastore.transaction() as curs:
         curs.execute("SET LOCAL enable_seqscan = off")
         explained = Explained(curs)
@@ -314,7 +317,7 @@ def test_a_question_touches_no_more_rows_than_it_shows(
         assert node["Node Type"] not in {"Seq Scan", "Bitmap Heap Scan"}
         if "Scan" in node["Node Type"] and "Relation Name" in node:
             read = node["Actual Rows"] + node.get("Rows Removed by Filter", 0)
-            assert read <= PAGE
+            assert read <= PAGE + 1
 
 
 def test_without_its_index_a_question_touches_everything(datastore: Datastore, crowd: None) -> None:
@@ -324,4 +327,5 @@ def test_without_its_index_a_question_touches_everything(datastore: Datastore, c
         explained = Explained(curs)
         wallets.coupons_of(explained, HOLDER, limit=PAGE)
     scans = [node for node in explained.plan if "Relation Name" in node]
-    assert max(n["Actual Rows"] + n.get("Rows Removed by Filter", 0) for n in scans) > PAGE
+    most = max(n["Actual Rows"] + n.get("Rows Removed by Filter", 0) for n in scans)
+    assert most > PAGE + 1
