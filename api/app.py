@@ -19,7 +19,16 @@ from api.bodies import mistake
 from api.errors import Problem, not_found
 from api.exchange import Incoming, Reply, internal_error
 from api.fastpath import Front
-from api.routes import books, campaigns, coupons, development, merchants, operations, sessions
+from api.routes import (
+    books,
+    campaigns,
+    coupons,
+    development,
+    fairness,
+    merchants,
+    operations,
+    sessions,
+)
 from api.routes.ordinary import as_response, call_of
 from api.service import Service
 
@@ -46,6 +55,7 @@ TAGS: Final = [
 ROUTERS: Final = (
     sessions.router,
     campaigns.router,
+    fairness.router,
     coupons.router,
     merchants.router,
     books.router,

@@ -216,3 +216,36 @@ READY: Final = {
         }
     ],
 }
+
+
+FAIRNESS: Final = {
+    "campaign": CAMPAIGN,
+    "pool": "all",
+    "opened_for_claims": "2026-05-01T02:00:00Z",
+    "calls": 61_204,
+    "granted": 20_000,
+    "refused": {"sold_out": 40_113, "already_claimed": 989, "not_open": 102},
+    "early": 102,
+    "first_second_calls": 9_310,
+    "first_second_granted": 9_288,
+    "first_second_share": 0.4644,
+    "order": {
+        "last_granted": "2026-05-01T02:00:02.204119Z",
+        "first_sold_out": "2026-05-01T02:00:02.190733Z",
+        "overtaking_ms": 13.386,
+    },
+    "latency": {"p50_ms": 20, "p90_ms": 50, "p99_ms": 100},
+    "latency_granted": {"p50_ms": 50, "p90_ms": 50, "p99_ms": 100},
+    "spans": [
+        {
+            "at": "2026-05-01T02:00:00Z",
+            "span_s": 1,
+            "calls": 9_310,
+            "granted": 9_288,
+            "refused": {"already_claimed": 22},
+            "chance": 0.997637,
+            "latency": {"p50_ms": 50, "p90_ms": 50, "p99_ms": 100},
+        }
+    ],
+    "spans_left_out": 59,
+}

@@ -20,7 +20,7 @@ from typing import Any, Final, TypeVar
 from eventsourcing import persistence as es
 from pydantic_core import PydanticCustomError
 
-from api import metrics
+from api import metrics, traffic
 from api.callers import Caller, Pseudonyms, Role
 from api.errors import RETRY_SOON, UNSIGNED, Problem, rate_limited, unauthenticated
 from api.exchange import Incoming
@@ -32,6 +32,7 @@ from api.schemas import instant_of
 from api.sessions import POLL_S, Sessions, session_header
 from api.settings import Settings
 from api.tokens import Checked, TokenRules, Tokens
+from api.traffic import CampaignTraffic
 from api.views import BookReadiness, Readiness
 from campaigns.accounting import check_postings
 from campaigns.event_types import MAPPER
@@ -95,10 +96,12 @@ class Service:
             timeout_s=settings.rate_timeout_s,
         )
         self.missing = Budget(self.limiter)
+        self.traffic = CampaignTraffic()
         self.passages = Passages(
             self.limiter,
             timeout_s=settings.commit_timeout_s,
             slow_lane_max=settings.slow_lane_max,
+            traffic=self.traffic,
         )
         self.writers: dict[Book, GroupCommit] = {}
         self._running: list[asyncio.Task[None]] = []
@@ -114,6 +117,7 @@ class Service:
         self._running = [
             asyncio.create_task(self._watch()),
             asyncio.create_task(self._watch_revocations()),
+            asyncio.create_task(self._hand_on_traffic()),
         ]
 
     async def stop(self) -> None:
@@ -121,6 +125,8 @@ class Service:
         for task in self._running:
             task.cancel()
         await asyncio.gather(*(asyncio.to_thread(writer.close) for writer in self.writers.values()))
+        with suppress(Problem, es.PersistenceError):
+            await self._store_traffic()
         await self.limiter.close()
         self._threads.shutdown(wait=False)
         self.datastore.close()
@@ -263,6 +269,23 @@ class Service:
             await asyncio.sleep(POLL_S)
             with suppress(Problem, es.PersistenceError):
                 await self.in_store(self.sessions.revocations.read)
+
+    async def _hand_on_traffic(self) -> None:
+        """Add what was counted to the database; what it does not take waits for the next time."""
+        while True:
+            await asyncio.sleep(WATCH_S)
+            with suppress(Problem, es.PersistenceError):
+                await self._store_traffic()
+
+    async def _store_traffic(self) -> None:
+        held = self.traffic.take()
+        if not held.edges and not held.counts:
+            return
+        try:
+            await self.in_store(lambda cursor: traffic.store(cursor, held))
+        except (Problem, es.PersistenceError):
+            self.traffic.give_back(held)
+            raise
 
     def is_admin(self, address: str) -> bool:
         """Whether a call from this address may see what is for the admin networks only."""

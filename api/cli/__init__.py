@@ -13,6 +13,7 @@ import typer
 
 from api.cli import (
     access,
+    fairness,
     migrating,
     projecting,
     replaying,
@@ -39,7 +40,7 @@ app = typer.Typer(
 
 for panel, commands in (
     ("Run", (running.run, running.demo)),
-    ("Prove", (replaying.replay, verifying.verify)),
+    ("Prove", (replaying.replay, verifying.verify, fairness.fairness)),
     (
         "Single processes",
         (running.serve, running.reload, projecting.project, sweeping.sweep, sweeping.draw),
