@@ -197,9 +197,10 @@ class DirectWire(asyncio.Protocol):
         if self._watch is not None:
             self._watch.cancel()
             self._watch = None
-        transport, self._transport, self._kept = self._transport, None, None
+        transport, self._transport = self._transport, None
         if transport is not None:
             transport.abort()
+            self._kept = None
             if not self._closing:
                 log.warning("the gate is away: %s", type(error).__name__)
                 self._probe = self._loop.create_task(self._look_for_it())
