@@ -6,69 +6,58 @@ come sooner, and never others.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from enum import Enum, auto
-from typing import Any, Final, NamedTuple
+from typing import Protocol
 from uuid import UUID
 
-
-class Verdict(Enum):
-    """What a gate knows of a claim."""
-
-    ADMITTED = auto()
-    UNSURE = auto()
-    CLAIMED = auto()
-    SOLD_OUT = auto()
-    TOO_FAST = auto()
-    WAIT = auto()
+from campaigns.gate import ADMITTED, Facts, Heard, Knock
 
 
-class Knock(NamedTuple):
-    """Who wants what at the gate."""
+class AnyGate(Protocol):
+    """What passages ask of a gate, and what they tell it of the store's answers."""
 
-    campaign: UUID
-    pool: str
-    person: str
-    request: bytes
-    device: str | None
-    address: str | None
+    def ask(self, knock: Knock, heard: Heard) -> None:
+        """Knock; `heard` is told the word once, now or later."""
+        ...
 
+    def claimed(
+        self, campaign: UUID, pool: str, person: str, request: bytes, n: int, limit: int
+    ) -> None:
+        """Hear that the store granted a person's n-th coupon."""
+        ...
 
-class Word(NamedTuple):
-    """What the gate says."""
+    def claimed_before(
+        self, campaign: UUID, pool: str, person: str, request: bytes, limit: int
+    ) -> None:
+        """Hear that a person has all that one may have."""
+        ...
 
-    verdict: Verdict
-    wait_s: float = 0.0
-    code: str | None = None
-    position: int = 0
-    facts: tuple[Any, ...] = ()
+    def released(self, campaign: UUID, pool: str, person: str, request: bytes) -> None:
+        """Hear that a request surely had no effect."""
+        ...
 
-
-_COME_IN: Final = Word(Verdict.ADMITTED)
+    def sold_out(
+        self, campaign: UUID, pool: str, code: str, position: int, facts: Facts = ()
+    ) -> None:
+        """Hear that the store had nothing left at a position."""
+        ...
 
 
 class NoGate:
     """Admits everybody, remembers nobody."""
 
-    paces = False
-    """Whether this gate also says who is too fast."""
-
-    def ask(self, knock: Knock, heard: Callable[[Word], None]) -> None:  # noqa: ARG002 - no gate
-        """Say yes."""
-        heard(_COME_IN)
+    def ask(self, knock: Knock, heard: Heard) -> None:  # noqa: ARG002 - it knows nobody
+        heard(ADMITTED)
 
     def claimed(
         self, campaign: UUID, pool: str, person: str, request: bytes, n: int, limit: int
-    ) -> None:
-        """Hear that a person has a coupon."""
+    ) -> None: ...
 
-    def released(self, campaign: UUID, pool: str, person: str) -> None:
-        """Hear that somebody who was admitted took nothing."""
+    def claimed_before(
+        self, campaign: UUID, pool: str, person: str, request: bytes, limit: int
+    ) -> None: ...
+
+    def released(self, campaign: UUID, pool: str, person: str, request: bytes) -> None: ...
 
     def sold_out(
-        self, campaign: UUID, pool: str, code: str, position: int, facts: tuple[Any, ...]
-    ) -> None:
-        """Hear that the store had nothing left at a position."""
-
-    def freeing(self, book: str, position: int, pools: Sequence[tuple[UUID, str]]) -> None:
-        """Hear that there will be more room."""
+        self, campaign: UUID, pool: str, code: str, position: int, facts: Facts = ()
+    ) -> None: ...

@@ -18,12 +18,10 @@ import msgspec
 
 from api.callers import Caller
 from api.errors import RETRY_SOON, Problem, rate_limited, render_refusal
-from api.nogate import Knock, NoGate, Verdict, Word
+from api.nogate import AnyGate, NoGate
 from api.ratelimit import Rate, RateLimiter
-from campaigns.coupon import coupon_id
+from campaigns.gate import Facts, Knock, Verdict, Word
 from campaigns.refusals import Refusal
-from campaigns.replies import COUPON_PREFIX
-from ledger.books import Book, PublicId
 from ledger.commit import (
     Answer,
     GroupCommit,
@@ -67,14 +65,15 @@ class Passages:
     def __init__(
         self,
         limiter: RateLimiter,
-        gate: Any = None,
         *,
         timeout_s: float,
         slow_lane_max: int,
         traffic: Traffic | None = None,
     ) -> None:
         self.limiter = limiter
-        self.gate: Any = gate if gate is not None else NoGate()
+        self.gate: AnyGate = NoGate()
+        self.gate_paces = False
+        """Whether the gate also says who is too fast; then nobody else is asked about claims."""
         self.traffic: Traffic = traffic if traffic is not None else NoTraffic()
         self.slow_lane_max = slow_lane_max
         self.in_slow_lane = 0
@@ -105,8 +104,8 @@ class Passage:
     """One write; subclasses know who waits for its end."""
 
     __slots__ = (
-        "_admitted",
         "_loop",
+        "_rate",
         "_request",
         "_slow",
         "_ticket",
@@ -139,7 +138,7 @@ class Passage:
         self._writer = writer
         self._request = request
         self._ticket: Ticket | None = None
-        self._admitted = False
+        self._rate: Rate | None = None
         self._slow = False
 
     # --- who waits ----------------------------------------------------------------------------
@@ -162,7 +161,10 @@ class Passage:
         """Set out. Unless the caller's pace was looked at before, that is the first step."""
         passages = self.passages
         passages.watch(self, self._loop)
-        if paced or rate is None or (self.knock is not None and passages.gate.paces):
+        if paced or rate is None:
+            self._pass_gate()
+        elif self.knock is not None and passages.gate_paces:
+            self._rate = rate
             self._pass_gate()
         else:
             passages.limiter.ask(self.caller.scope, rate, self._paced)
@@ -184,7 +186,6 @@ class Passage:
     def _heard(self, word: Word) -> None:
         verdict = word.verdict
         if verdict is _ADMITTED:
-            self._admitted = True
             if self.over:
                 self._release()
             else:
@@ -194,7 +195,8 @@ class Passage:
         elif verdict is _UNSURE:
             self._take_slow_lane()
         elif word.code is not None:
-            self._end(self._gates_answer(word, word.code))
+            body = _refusal_body(word.code, word.facts)
+            self._end(Answer(word.code, body, word.position or NO_POSITION))
         elif verdict is Verdict.TOO_FAST:
             self._refuse(rate_limited(word.wait_s))
         else:
@@ -203,6 +205,10 @@ class Passage:
     def _take_slow_lane(self) -> None:
         """Ask the store without the gate's word; so many at a time, or it would be the rush."""
         passages = self.passages
+        wait_s = passages.limiter.take_here(self.caller.scope, self._rate)
+        if wait_s > 0:
+            self._refuse(rate_limited(wait_s))
+            return
         if passages.in_slow_lane >= passages.slow_lane_max:
             self._refuse(
                 Problem("overloaded", "Too many claims are asked one by one.", headers=RETRY_SOON)
@@ -216,12 +222,12 @@ class Passage:
         try:
             self._ticket = self._writer.queue(self._request, self._loop, self._settled)
         except Exception as error:  # noqa: BLE001 - whatever it is, somebody waits to hear of it
-            self._leave(None)
+            self._leave(None, error)
             self._fail(error)
 
     def _settled(self, ticket: Ticket) -> None:
         answer = ticket.answer
-        self._leave(answer)
+        self._leave(answer, ticket.error)
         if self.over:
             return
         if answer is not None:
@@ -271,54 +277,40 @@ class Passage:
 
     # --- the gate -----------------------------------------------------------------------------
 
-    def _leave(self, answer: Answer | None) -> None:
+    def _leave(self, answer: Answer | None, error: Exception | None) -> None:
         """Say to slow lane and gate how it went with the store."""
         if self._slow:
             self._slow = False
             self.passages.in_slow_lane -= 1
-        if self.knock is not None:
-            self._tell_gate(self.knock, answer)
-
-    def _tell_gate(self, knock: Knock, answer: Answer | None) -> None:
-        gate = self.passages.gate
-        code = answer.code if answer is not None else ""
-        if answer is None or code not in _NEWS:
-            self._release()
+        if self.knock is None:
             return
-        campaign, pool, person, request, _, _ = knock
+        if answer is not None:
+            self._tell_gate(self.knock, answer)
+        elif type(error) in _SURELY_NOT:
+            self._release()
+
+    def _tell_gate(self, knock: Knock, answer: Answer) -> None:
+        gate, code = self.passages.gate, answer.code
         if code == "claimed":
-            gate.claimed(campaign, pool, person, request, _n_of(answer.body), 0)
-        elif code == "already_claimed":
-            gate.claimed(campaign, pool, person, request, 1, 1)
-        elif code == "limit_reached":
-            limit = _facts_of(answer.body)["per_person_limit"]
-            gate.claimed(campaign, pool, person, request, limit, limit)
+            n = _n_of(answer.body)
+            gate.claimed(knock.campaign, knock.pool, knock.person, knock.request, n, 0)
+        elif code in _HAS_ALL:
+            limit = _facts_of(answer.body).get("per_person_limit", 1)
+            gate.claimed_before(knock.campaign, knock.pool, knock.person, knock.request, limit)
         else:
             self._release()
-            if not answer.replayed:
+            if code in _USED_UP and not answer.replayed:
                 facts = tuple(_facts_of(answer.body).items())
-                gate.sold_out(campaign, pool, code, answer.position, facts)
+                gate.sold_out(knock.campaign, knock.pool, code, answer.position, facts)
 
     def _release(self) -> None:
-        if self._admitted and self.knock is not None:
-            self._admitted = False
-            self.passages.gate.released(self.knock.campaign, self.knock.pool, self.knock.person)
-
-    def _gates_answer(self, word: Word, code: str) -> Answer:
-        """Return what the store would answer, byte for byte, in the gate's name."""
         knock = self.knock
-        assert knock is not None, "only a gate says words"
-        if code == "already_claimed":
-            body = already_claimed_body(Book(self._writer.book), knock.campaign, knock.person)
-        else:
-            body = _refusal_body(code, word.facts)
-        return Answer(code, body, word.position or NO_POSITION)
+        if knock is not None:
+            self.passages.gate.released(knock.campaign, knock.pool, knock.person, knock.request)
 
 
-_NEWS: Final = frozenset(
-    {"claimed", "already_claimed", "limit_reached", "sold_out", "budget_exhausted"}
-)
-"""What the gate wants to know of an answer beyond that there is one."""
+_HAS_ALL: Final = frozenset({"already_claimed", "limit_reached"})
+_USED_UP: Final = frozenset({"sold_out", "budget_exhausted"})
 
 RETRY_AFTER_OF: Final = {
     "overloaded": RETRY_SOON,
@@ -344,15 +336,12 @@ _PROBLEMS: Final[dict[type[Any], tuple[str, str]]] = {
 }
 """What keeps the store from answering → the problem that says so."""
 
-
-def already_claimed_body(book: Book, campaign: Any, person: str) -> bytes:
-    """Return the refusal of a person who has the one coupon that there is for them."""
-    coupon = PublicId(COUPON_PREFIX, book, coupon_id(campaign, person, 1))
-    return render_refusal(Refusal("already_claimed", coupon=str(coupon)))
+_SURELY_NOT: Final = frozenset(_PROBLEMS) - {OutcomeUnknown}
+"""After these a request is not at the store and has left nothing there."""
 
 
 @lru_cache(maxsize=4_096)
-def _refusal_body(code: str, facts: tuple[Any, ...]) -> bytes:
+def _refusal_body(code: str, facts: Facts) -> bytes:
     """The refusals of a campaign that is sold out are one and the same."""
     return render_refusal(Refusal(code, **dict(facts)))
 

@@ -22,13 +22,13 @@ from api.bodies import NOTHING, canonical, parse_body
 from api.callers import Caller, Role
 from api.errors import Problem, not_found, render_refusal
 from api.exchange import JSON, Headers, Incoming, Reply, idempotency_key
-from api.nogate import Knock
 from api.passage import NO_POSITION, Passage
 from api.ratelimit import address_key
 from api.schemas import EmptyBody
 from api.service import Service, check_role
 from campaigns import commands
 from campaigns.campaign import POOL
+from campaigns.gate import Knock
 from ledger.appending import request_id as request_mark
 from ledger.books import Book, MalformedId, PublicId
 from ledger.commit import Answer, Request
@@ -111,7 +111,7 @@ class Write(Generic[BodyT]):
             heading = self.heading(service, call.headers, call.repeated, caller, target)
             body = self.parse(await call.body())
             asked = self.asked(service, heading, call.path, body, call.request_id, call.address)
-            return await _Awaited.reply(service, heading.caller, asked, call.started)
+            return await _Awaited(service, caller, asked, call.started).reply()
         except Problem as problem:
             return Reply.of_problem(problem)
 
@@ -165,7 +165,15 @@ class Write(Generic[BodyT]):
             assert heading.target is not None, "a claim names its campaign"
             campaign = heading.target.uuid
             knock = Knock(
-                campaign, POOL, caller.person, mark, caller.device, _address_mark(address)
+                book,
+                campaign,
+                POOL,
+                caller.person,
+                mark,
+                caller.scope,
+                heading.key,
+                caller.device,
+                _address_mark(address),
             )
         return Asked(book, request, knock)
 
@@ -199,17 +207,18 @@ class _Awaited(Passage):
 
     __slots__ = ("_book", "_waiter")
 
-    @classmethod
-    async def reply(cls, service: Service, caller: Caller, asked: Asked, began: float) -> Reply:
-        """Return the reply at the end, or raise the problem or fault."""
+    def __init__(self, service: Service, caller: Caller, asked: Asked, began: float) -> None:
         loop = asyncio.get_running_loop()
         book, request, knock = asked
         writer = service.writers[book]
-        passage = cls(service.passages, loop, caller, writer, request, knock, began)
-        passage._book = book
-        passage._waiter = loop.create_future()
-        passage.go()
-        return await passage._waiter
+        super().__init__(service.passages, loop, caller, writer, request, knock, began)
+        self._book = book
+        self._waiter: asyncio.Future[Reply] = loop.create_future()
+
+    async def reply(self) -> Reply:
+        """Go, and return the reply at the end, or raise the problem or fault."""
+        self.go()
+        return await self._waiter
 
     def tell(self, answer: Answer) -> None:
         if not self._waiter.done():

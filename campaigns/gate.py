@@ -304,10 +304,13 @@ class Gate:
     def claimed(
         self, campaign: UUID, pool: str, person: str, request: bytes, n: int, limit: int
     ) -> None:
-        """The store answered 201, now or again: this person's `n`-th coupon of `limit`."""
+        """The store answered 201, now or again: this person's `n`-th coupon of `limit`.
+
+        A limit of 0 is not known to whoever calls; then the one that was heard last stays.
+        """
         door = self.doors.get((campaign, pool))
         if door is not None:
-            door.limit = limit
+            door.limit = limit or door.limit
             door.settled(request)
             self._settle(door, "c", person, request, n, 0)
 
