@@ -212,6 +212,7 @@ READY: Final = {
             "book": "main",
             "position": 15_052,
             "behind": {"wallets": 0, "campaign_figures": 0, "merchant_balances": 0},
+            "lag_s": {"wallets": 0.0, "campaign_figures": 0.0, "merchant_balances": 0.0},
             "queued": 0,
         }
     ],

@@ -7,6 +7,7 @@ person or an address is never a label.
 from __future__ import annotations
 
 from bisect import bisect_left
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, Final
 
@@ -21,6 +22,7 @@ from prometheus_client import (
 from prometheus_client.multiprocess import MultiProcessCollector
 
 from ledger.commit import GroupCommit
+from projections.lag import Lag
 
 BUCKETS_S: Final = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0)
 
@@ -71,6 +73,20 @@ RATE_DEGRADED: Final = Gauge(
     "Server processes that count rate limits on their own, without Valkey.",
     registry=REGISTRY,
     multiprocess_mode="livesum",
+)
+LAG_SECONDS: Final = Gauge(
+    "tidebook_projection_lag_seconds",
+    "Age of the first event that a projection does not show yet; 0 when it shows all.",
+    ("projection", "book"),
+    registry=REGISTRY,
+    multiprocess_mode="mostrecent",
+)
+LAG_EVENTS: Final = Gauge(
+    "tidebook_projection_lag_events",
+    "Events of a book that a projection does not show yet.",
+    ("projection", "book"),
+    registry=REGISTRY,
+    multiprocess_mode="mostrecent",
 )
 
 
@@ -132,6 +148,13 @@ def writer_state(book: str, writer: GroupCommit) -> None:
     QUEUED.labels(book).set(writer.queued)
     BATCHES.labels(book).set(writer.committed_batches)
     DECIDED.labels(book).set(writer.committed_requests)
+
+
+def projection_lags(lags: Iterable[Lag]) -> None:
+    """Note how far the projections are behind, as the store says now."""
+    for lag in lags:
+        LAG_SECONDS.labels(lag.projection, lag.book).set(lag.seconds)
+        LAG_EVENTS.labels(lag.projection, lag.book).set(lag.events)
 
 
 def exposition(shared: Path | None) -> tuple[bytes, str]:

@@ -40,8 +40,7 @@ from ledger import safety
 from ledger.books import Book
 from ledger.commit import GroupCommit, Limits
 from ledger.datastore import Datastore
-from projections.registry import PROJECTIONS
-from projections.tracking import position
+from projections.lag import lags
 
 T = TypeVar("T")
 
@@ -247,12 +246,19 @@ class Service:
     def _read_books(self, cursor: Any) -> list[BookReadiness]:
         found = []
         for book, writer in self.writers.items():
-            shown = {each.name: position(cursor, each, book) for each in PROJECTIONS}
+            of_book = lags(cursor, [book])
             cursor.execute("SELECT position FROM tidebook.book_head WHERE book = %s", (book,))
             (head,) = cursor.fetchone() or (0,)
-            behind = {name: max(0, head - at) for name, at in shown.items()}
-            found.append(BookReadiness(book, head, behind, writer.queued))
+            behind = {lag.projection: lag.events for lag in of_book}
+            lag_s = {lag.projection: round(lag.seconds, 3) for lag in of_book}
+            found.append(BookReadiness(book, head, behind, lag_s, writer.queued))
         return found
+
+    async def measure_lag(self) -> None:
+        """Bring the gauges of the projections up to date; they stay while the store is away."""
+        with suppress(Problem, TimeoutError, es.PersistenceError):
+            async with asyncio.timeout(READINESS_TIMEOUT_S):
+                metrics.projection_lags(await self.read(lambda c: lags(c, list(self.writers))))
 
     async def _watch(self) -> None:
         """Keep the gauges true."""

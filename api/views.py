@@ -195,11 +195,15 @@ class TokenReply(msgspec.Struct, frozen=True):
 
 
 class BookReadiness(msgspec.Struct, frozen=True):
-    """A book's head, how far each read model is behind it, and how many requests wait."""
+    """A book's head, how far each read model is behind it, and how many requests wait.
+
+    `behind` counts events, `lag_s` is the age of the first of them in seconds.
+    """
 
     book: str
     position: int
     behind: dict[str, int]
+    lag_s: dict[str, float]
     queued: int
 
 

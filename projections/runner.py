@@ -13,7 +13,7 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any, Final, NamedTuple
+from typing import Any, Final
 
 import psycopg2.errors
 from eventsourcing.persistence import InterfaceError, OperationalError, PersistenceError
@@ -21,6 +21,7 @@ from eventsourcing.persistence import InterfaceError, OperationalError, Persiste
 from campaigns.event_types import EVENT_TYPES
 from ledger.datastore import Datastore
 from ledger.events import EventTypes
+from projections.lag import Lag
 from projections.lease import LEASE_TTL_S, Clock, Lease, LeaseHeld, LeaseLost
 from projections.line import Line
 from projections.projection import Projection, live_shape
@@ -62,16 +63,6 @@ _log = logging.getLogger("tidebook.projections")
 
 class OutdatedReadModel(Exception):
     """The tables of a read model are not there, or not as this program wants them: rebuild it."""
-
-
-class Lag(NamedTuple):
-    """How far a read model is behind its book."""
-
-    projection: str
-    book: str
-    position: int
-    events: int
-    seconds: float
 
 
 class BatchSize:

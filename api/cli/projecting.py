@@ -35,6 +35,9 @@ def project(
     once: Annotated[
         bool, typer.Option("--once", help="Catch up with the book as it is now, and end.")
     ] = False,
+    lag: Annotated[
+        bool, typer.Option("--lag", help="Tell how far the projections are behind now, and end.")
+    ] = False,
     book: Books = None,
     home: Home = None,
     as_json: AsJson = False,
@@ -48,11 +51,14 @@ def project(
     * `tidebook project`
     * `tidebook project --once`
     * `tidebook project --rebuild wallets --json`
+    * `tidebook project --lag`
     """
     if rebuild and (once or book):
         raise Trouble("--rebuild: a rebuild is of all books and ends by itself")
-    if as_json and not (rebuild or once):
-        raise Trouble("--json: only --rebuild and --once end with something to tell")
+    if lag and (once or rebuild):
+        raise Trouble("--lag: it only looks, so --once and --rebuild cannot be given")
+    if as_json and not (rebuild or once or lag):
+        raise Trouble("--json: only --rebuild, --once and --lag end with something to tell")
     chosen = _projections(names or [])
     settings = stores.load_settings(home)
     with stores.store(settings) as datastore:
@@ -60,6 +66,8 @@ def project(
             return _rebuild(datastore, chosen, as_json)
         if once:
             return _catch_up(datastore, chosen, stores.chosen_books(datastore, book), as_json)
+        if lag:
+            return _tell_lag(datastore, chosen, stores.chosen_books(datastore, book), as_json)
         with running(settings) as stop:
             _keep_up(datastore, chosen, book or list(settings.books), stop)
     return 0
@@ -153,6 +161,25 @@ def _catch_up(
     else:
         for row in document:
             print(f"{row['book']}: {row['projection']} at position {row['position']:,}")
+    return 0
+
+
+def _tell_lag(
+    datastore: Datastore, chosen: list[Projection], books: list[str], as_json: bool
+) -> int:
+    from projections.lag import lags
+
+    with datastore.transaction() as cursor:
+        found = lags(cursor, books, chosen)
+    if as_json:
+        output.print_json([{**lag._asdict(), "seconds": round(lag.seconds, 3)} for lag in found])
+        return 0
+    for lag in found:
+        if lag.events:
+            behind = f"{lag.events:,} events behind, the first {lag.seconds:,.1f} s old"
+        else:
+            behind = "shows all events"
+        print(f"{lag.book}: {lag.projection} at position {lag.position:,}, {behind}")
     return 0
 
 

@@ -78,7 +78,9 @@ async def get_readiness(request: Request) -> Response:
 )
 async def get_metrics(request: Request) -> Response:
     """Counters and gauges of all of this server's processes, in the text format."""
-    text, content_type = metrics.exposition(service_of(request).settings.metrics_dir)
+    service = service_of(request)
+    await service.measure_lag()
+    text, content_type = metrics.exposition(service.settings.metrics_dir)
     return Response(text, headers={"Content-Type": content_type})
 
 

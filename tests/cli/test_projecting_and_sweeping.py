@@ -83,6 +83,19 @@ def test_rebuild_reports_its_rate(tidebook: Tidebook) -> None:
     assert "merchant_balances" in tidebook("project", "--rebuild").out
 
 
+@pytest.mark.usefixtures("story")
+def test_project_tells_how_far_it_is_behind(tidebook: Tidebook) -> None:
+    """Events not shown yet and the age of the first of them; both end when it has caught up."""
+    tidebook("project", "--once", "wallets")
+    wallets, figures, _ = tidebook("project", "--lag", "--json").document
+    assert (wallets["projection"], wallets["events"], wallets["seconds"]) == ("wallets", 0, 0.0)
+    assert (figures["position"], figures["events"]) == (0, 32)
+    said = tidebook("project", "--lag", "wallets", "campaign_figures").out
+    assert "main: wallets at position 32, shows all events" in said
+    assert "main: campaign_figures at position 0, 32 events behind, the first" in said
+    assert tidebook("project", "--lag", "--once").status == 2
+
+
 def test_project_keeps_up_until_it_is_told_to_end(
     home: Path, database_url: str, desk: Desk, datastore: Datastore
 ) -> None:
