@@ -13,6 +13,9 @@ from datetime import datetime
 from typing import Any, ClassVar, Final, NamedTuple
 from uuid import UUID, uuid5
 
+import msgspec
+from msgspec.structs import force_setattr
+
 from campaigns.campaign import (
     CAMPAIGN_FOLD,
     DRAW_POOL,
@@ -41,6 +44,7 @@ from campaigns.coupon import (
     CouponVoided,
     coupon_id,
 )
+from campaigns.granting import grant, told_again
 from campaigns.intake import (
     commitment_of,
     draws_at,
@@ -64,18 +68,21 @@ from campaigns.replies import (
 )
 from ledger.appending import Capacity
 from ledger.books import Book, PublicId
-from ledger.commit import Read, Request, Verdict, View
+from ledger.commit import Further, Read, Request, Retell, Verdict, View
 from ledger.events import Actor, Event, Why
 from ledger.money import Money
+from ledger.moulds import EncodedEvent
 
 CAMPAIGN_NAMESPACE: Final = UUID("5b1c7a52-6c0f-5a53-8f6e-3f2d5f0c9a11")
 
 Changes = Sequence[tuple[tuple[UUID, str], Capacity]]
 
 
-@dataclass(frozen=True, slots=True)
-class Call:
-    """Who calls and how. `at` is the instant in simulated time, else None: the database's clock."""
+class Call(msgspec.Struct, frozen=True, gc=False):
+    """Who calls and how. `at` is the instant in simulated time, else None: the database's clock.
+
+    `mark` is `ledger.appending.request_id` of scope and key, where the caller has it already.
+    """
 
     by: Actor
     request_id: str
@@ -83,6 +90,7 @@ class Call:
     key: str | None = None
     fingerprint: bytes = b""
     at: datetime | None = None
+    mark: bytes | None = None
 
     @property
     def scope(self) -> str:
@@ -109,12 +117,16 @@ class Header(NamedTuple):
 
 
 class Decision(NamedTuple):
-    """What happened (`code`), what the caller is told, and what is written."""
+    """What happened (`code`), what the caller is told, and what is written.
+
+    `own_record` says that the one event is the record of its request, see `Command.retell`.
+    """
 
     code: str
     reply: Any
-    events: Sequence[Event]
+    events: Sequence[Event | EncodedEvent]
     capacity: Changes = ()
+    own_record: bool = False
 
 
 class Command:
@@ -133,17 +145,24 @@ class Command:
             except Refusal as refusal:
                 return Verdict(refusal.code, call.render(refusal))
             return Verdict(
-                decision.code, encode(decision.reply), decision.events, decision.capacity
+                decision.code,
+                encode(decision.reply),
+                decision.events,
+                decision.capacity,
+                decision.own_record and call.key is not None,
             )
 
         return Request(
-            decide=decide,
-            reads=self.reads(),
-            pools=self.pools(),
-            scope=call.scope,
-            key=call.key,
-            fingerprint=call.fingerprint,
-            at=call.at,
+            decide,
+            self.reads(),
+            self.pools(),
+            call.scope,
+            call.key,
+            call.fingerprint,
+            call.at,
+            self.further,
+            self.retell,
+            call.mark,
         )
 
     def reads(self) -> tuple[Read[Any], ...]:
@@ -153,6 +172,12 @@ class Command:
     def pools(self) -> tuple[tuple[UUID, str], ...]:
         """The pools that are surely looked at."""
         return ()
+
+    further: Callable[[View], Further] | None = None
+    """What else is looked at, which the streams that were read tell."""
+
+    retell: Retell | None = None
+    """Tells an event that is its own record again, where the command writes such events."""
 
     def decide(self, view: View, header: Header) -> Decision:
         """Decide, or raise `Refusal`. Pure: it looks at nothing but its arguments."""
@@ -377,8 +402,7 @@ class CloseCampaign(CampaignCommand):
 # Coupons
 
 
-@dataclass(frozen=True, slots=True)
-class ClaimCoupon(Command):
+class ClaimCoupon(Command, msgspec.Struct, frozen=True, gc=False):
     """Take a coupon of a campaign for a person."""
 
     name = "claim"
@@ -386,11 +410,11 @@ class ClaimCoupon(Command):
     book: Book
     campaign: UUID
     person: str
-    first: UUID = field(init=False)
-    """The person's first coupon, which nearly every claim is about."""
+    first: UUID = UUID(int=0)
+    """The person's first coupon, which nearly every claim is about; made of the rest."""
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "first", coupon_id(self.campaign, self.person, 1))
+        force_setattr(self, "first", coupon_id(self.campaign, self.person, 1))
 
     def reads(self) -> tuple[Read[Any], ...]:
         """The campaign and the person's first coupon; a further one is read when that is taken."""
@@ -409,28 +433,30 @@ class ClaimCoupon(Command):
             entry = self._entry(view, header, campaign, campaign.draw)
             if entry is not None:
                 return entry
-        n, coupon, version = self._free_coupon(view, terms.per_person_limit)
+        n, coupon, version = self._free_coupon(view, campaign)
         capacity = view.capacity((self.campaign, POOL))
         if capacity.issued >= capacity.quota:
             raise Refusal("sold_out", quota=capacity.quota)
         if capacity.granted_minor + terms.face_minor > capacity.budget_minor:
             raise Refusal("budget_exhausted", budget_minor=capacity.budget_minor)
-        event = CouponClaimed(
-            **header.of(coupon, version),
-            campaign=campaign.id,
-            campaign_version=campaign.version,
-            person=self.person,
-            n=n,
-            face_minor=terms.face_minor,
-            threshold_minor=terms.threshold_minor,
-            currency=terms.currency,
-            valid_from=terms.valid_from,
-            valid_until=terms.valid_until,
-        )
-        before = view.state(_coupon_read(coupon)) if version > 1 else None
-        reply = coupon_reply(self.book, COUPON_FOLD.evolve(before, event))
-        taken = Capacity(issued=1, granted_minor=terms.face_minor)
-        return Decision("claimed", reply, [event], [((self.campaign, POOL), taken)])
+        taken = (((self.campaign, POOL), Capacity(1, 0, terms.face_minor, 0)),)
+        if version == 1:
+            event, reply = grant(self.book, campaign, coupon, n, self.person, *header)
+            return Decision("claimed", reply, (event,), taken, own_record=True)
+        return self._after_entry(view, campaign, header.of(coupon, version), taken)
+
+    def _after_entry(
+        self, view: View, campaign: Campaign, own: dict[str, Any], taken: Changes
+    ) -> Decision:
+        """Who entered and was not drawn claims later; the reply tells of the entry as well."""
+        event = CouponClaimed(**own, **taken_from(campaign, self.person))
+        entry = view.state(_coupon_read(event.originator_id))
+        reply = coupon_reply(self.book, COUPON_FOLD.evolve(entry, event))
+        return Decision("claimed", reply, [event], taken)
+
+    def retell(self, event: CouponClaimed) -> tuple[str, bytes]:
+        """Tell a claim again from its event."""
+        return told_again(self.book, event)
 
     def _entry(self, view: View, header: Header, campaign: Campaign, draw: Draw) -> Decision | None:
         """While a lottery is on, a claim is an entry; it takes no stock and moves no money."""
@@ -450,29 +476,48 @@ class ClaimCoupon(Command):
         reply = EntryReply(str(coupon), of_campaign, "entered", event.at, at)
         return Decision("entered", reply, [event])
 
-    def _free_coupon(self, view: View, limit: int) -> tuple[int, UUID, int]:
+    def _free_coupon(self, view: View, campaign: Campaign) -> tuple[int, UUID, int]:
         """Return the next coupon that the person may have; who was not drawn may have theirs."""
+        limit = campaign.terms.per_person_limit
         for n in range(1, limit + 1):
             coupon = self.first if n == 1 else coupon_id(self.campaign, self.person, n)
-            known = view.state(_coupon_read(coupon))
-            if known is None or known.state == "entered":
-                return n, coupon, 1 if known is None else known.version + 1
+            version = view.version(coupon)
+            if version == 0 or (version == 1 and self._is_entry(view, campaign, coupon)):
+                return n, coupon, version + 1
         if limit == 1:
             first = PublicId(COUPON_PREFIX, self.book, self.first)
             raise Refusal("already_claimed", coupon=str(first))
         raise Refusal("limit_reached", per_person_limit=limit)
+
+    def _is_entry(self, view: View, campaign: Campaign, coupon: UUID) -> bool:
+        """Whether the coupon is one that was only entered for, of a lottery that is over."""
+        if campaign.draw is None:
+            return False
+        known = view.state(_coupon_read(coupon))
+        return known is not None and known.state == "entered"
 
 
 @dataclass(frozen=True, slots=True)
 class CouponCommand(Command):
     """A command on an existing coupon."""
 
+    gives_back: ClassVar[bool] = True
+    """Whether it can give a coupon back to its pool."""
+
     book: Book
     coupon: UUID
 
     def reads(self) -> tuple[Read[Any], ...]:
-        """The coupon; its campaign is read once the coupon says which."""
+        """The coupon."""
         return (_coupon_read(self.coupon),)
+
+    def further(self, view: View) -> Further:
+        """Its campaign, as the coupon says, and the pool that what ends gives back to."""
+        coupon = view.state(_coupon_read(self.coupon))
+        if coupon is None:
+            return Further()
+        pools = ((coupon.campaign, POOL),) if self.gives_back else ()
+        return Further((_campaign_read(coupon.campaign),), pools)
 
     def _known(self, view: View) -> tuple[Coupon, Campaign]:
         coupon = view.state(_coupon_read(self.coupon))
@@ -502,6 +547,7 @@ class RedeemCoupon(CouponCommand):
     """Use a coupon for an order at a merchant."""
 
     name = "redeem"
+    gives_back = False
 
     merchant: str
     shop: str | None

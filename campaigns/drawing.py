@@ -131,7 +131,7 @@ def entrants(entries: Iterable[Entry], campaign: UUID) -> Iterator[bytes]:
     A quotation mark inside a stored text is escaped, so that these bytes are nothing else.
     """
     named = f'"campaign":"{campaign}"'.encode()
-    for _, stream, _, topic, state in entries:
+    for _, stream, _, topic, state, _ in entries:
         if topic == CouponEntered.TOPIC and named in state:
             yield stream.bytes
 

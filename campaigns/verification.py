@@ -32,6 +32,7 @@ from campaigns.coupon import (
     CouponVoided,
 )
 from campaigns.event_types import MAPPER
+from campaigns.granting import TOLD, tell, tells_itself
 from campaigns.judging import CampaignAudit
 from campaigns.refusals import PRECEDENCE
 from ledger.history import Entry, Standing
@@ -99,14 +100,14 @@ OUTCOMES: Final = {topic: code for code, topics in SUCCESSES.items() for topic i
 
 REFUSALS: Final = frozenset(code for codes in PRECEDENCE.values() for code in codes)
 
-CODES: Final = Codes(SUCCESSES, REFUSALS)
+CODES: Final = Codes(SUCCESSES, REFUSALS, TOLD, tell)
 
 
 class Audit:
     """The whole verification of a book's events: what holds for any book, and the rules."""
 
     def __init__(self, book: str, postings: PostingsOf = postings_of) -> None:
-        self.book = BookAudit(book, MAPPER, postings, OUTCOMES)
+        self.book = BookAudit(book, MAPPER, postings, OUTCOMES, tells=tells_itself)
         self.rules = CampaignAudit(book)
         self._clean = True
 

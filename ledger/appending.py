@@ -6,20 +6,34 @@ so positions are dense and nobody reads past an unfinished one. Nothing else may
 
 from __future__ import annotations
 
+import hashlib
 import io
 import struct
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any, Final, NamedTuple
 from uuid import UUID
 
 from eventsourcing.persistence import StoredEvent
 
+COPY_EVENTS: Final = (
+    "COPY event (book, position, originator_id, originator_version, topic, state, request)"
+    " FROM STDIN (FORMAT binary)"
+)
+COPY_REPLIES: Final = (
+    "COPY idempotency (book, scope, key, fingerprint, code, body, position)"
+    " FROM STDIN (FORMAT binary)"
+)
+
+# The binary form of COPY: a header, then per row the number of columns and per column its length
+# and bytes, then -1.
 _COPY_HEADER: Final = b"PGCOPY\n\xff\r\n\0" + struct.pack(">ii", 0, 0)
 _COPY_TRAILER: Final = struct.pack(">h", -1)
 _EVENT_FIXED: Final = struct.Struct(">iqi16sii")
 _LENGTH: Final = struct.Struct(">i")
 _LENGTH_AND_LONG: Final = struct.Struct(">iq")
+_LENGTH_AND_ID: Final = struct.Struct(">i16s")
+_NULL: Final = _LENGTH.pack(-1)
 
 
 class Head(NamedTuple):
@@ -28,6 +42,16 @@ class Head(NamedTuple):
     position: int
     at: datetime | None
     now: datetime
+
+
+class NewEvent(NamedTuple):
+    """An event to be stored; `request` is set when it is the record of its own request."""
+
+    stream: UUID
+    version: int
+    topic: str
+    state: bytes
+    request: bytes | None = None
 
 
 class StoredReply(NamedTuple):
@@ -67,6 +91,11 @@ class Capacity(NamedTuple):
 PoolKey = tuple[UUID, str]
 
 
+def request_id(scope: str, key: str) -> bytes:
+    """Return the 16 bytes that stand for a caller's idempotency key in the store."""
+    return hashlib.sha256(b"%b\0%b" % (scope.encode(), key.encode())).digest()[:16]
+
+
 def lock_head(cursor: Any, book: str) -> Head:
     """Take the book's write lock until the transaction ends; a new book is opened at position 0."""
     while True:
@@ -83,9 +112,7 @@ def lock_head(cursor: Any, book: str) -> Head:
 
 def move_head(cursor: Any, book: str, position: int, at: datetime) -> None:
     """Record the book's new last position and instant; the caller holds its lock."""
-    cursor.execute(
-        "UPDATE book_head SET position = %s, at = %s WHERE book = %s", (position, at, book)
-    )
+    cursor.execute(head_statement(cursor, book, position, at))
 
 
 def insert_events(cursor: Any, book: str, after: int, events: Iterable[StoredEvent]) -> int:
@@ -94,31 +121,37 @@ def insert_events(cursor: Any, book: str, after: int, events: Iterable[StoredEve
     The caller holds the book's lock. A stream version that exists already raises the driver's
     `UniqueViolation`; then nothing of the transaction may be kept.
     """
-    head = _text_field(book, columns=6)
-    position = after
-    rows = [_COPY_HEADER]
-    for position, event in enumerate(events, after + 1):
-        stream = event.originator_id
-        assert isinstance(stream, UUID), "streams are UUIDs"
-        rows.append(head)
-        rows.append(_EVENT_FIXED.pack(8, position, 16, stream.bytes, 4, event.originator_version))
-        rows.append(_text_field(event.topic))
-        rows.append(_LENGTH.pack(len(event.state)))
-        rows.append(event.state)
-    if position > after:
-        _copy(
-            cursor,
-            "COPY event (book, position, originator_id, originator_version, topic, state)"
-            " FROM STDIN (FORMAT binary)",
-            rows,
-        )
-    return position
+    new = [_new_event(event) for event in events]
+    if new:
+        _copy(cursor, COPY_EVENTS, event_rows(book, after, new))
+    return after + len(new)
 
 
 def insert_replies(cursor: Any, book: str, replies: Sequence[StoredReply]) -> None:
     """Keep the first replies to idempotency keys; the caller holds the book's lock."""
-    if not replies:
-        return
+    if replies:
+        _copy(cursor, COPY_REPLIES, reply_rows(book, replies))
+
+
+def event_rows(book: str, after: int, events: Iterable[NewEvent]) -> bytes:
+    """Return what `COPY_EVENTS` reads: events at positions after + 1, after + 2, …."""
+    head = _text_field(book, columns=7)
+    topics: dict[str, bytes] = {}
+    rows = [_COPY_HEADER]
+    add = rows.append
+    for position, (stream, version, topic, state, request) in enumerate(events, after + 1):
+        add(head)
+        add(_EVENT_FIXED.pack(8, position, 16, stream.bytes, 4, version))
+        add(topics.get(topic) or topics.setdefault(topic, _text_field(topic)))
+        add(_LENGTH.pack(len(state)))
+        add(state)
+        add(_NULL if request is None else _LENGTH_AND_ID.pack(16, request))
+    add(_COPY_TRAILER)
+    return b"".join(rows)
+
+
+def reply_rows(book: str, replies: Iterable[StoredReply]) -> bytes:
+    """Return what `COPY_REPLIES` reads."""
     head = _text_field(book, columns=7)
     rows = [_COPY_HEADER]
     for reply in replies:
@@ -130,26 +163,29 @@ def insert_replies(cursor: Any, book: str, replies: Sequence[StoredReply]) -> No
         rows.append(_LENGTH.pack(len(reply.body)))
         rows.append(reply.body)
         rows.append(_LENGTH_AND_LONG.pack(8, reply.position))
-    _copy(
-        cursor,
-        "COPY idempotency (book, scope, key, fingerprint, code, body, position)"
-        " FROM STDIN (FORMAT binary)",
-        rows,
-    )
+    rows.append(_COPY_TRAILER)
+    return b"".join(rows)
 
 
-def set_capacity(cursor: Any, book: str, pools: dict[PoolKey, Capacity]) -> None:
+def set_capacity(cursor: Any, book: str, pools: Mapping[PoolKey, Capacity]) -> None:
     """Write the new stock and budget of pools; the table's checks refuse any over-issue."""
-    for (campaign, pool), capacity in pools.items():
-        cursor.execute(
-            "INSERT INTO capacity AS c"
-            " (book, campaign, pool, issued, quota, granted_minor, budget_minor)"
-            " VALUES (%s, %s, %s, %s, %s, %s, %s)"
-            " ON CONFLICT (book, campaign, pool) DO UPDATE SET issued = excluded.issued,"
-            " quota = excluded.quota, granted_minor = excluded.granted_minor,"
-            " budget_minor = excluded.budget_minor",
-            (book, campaign, pool, *capacity),
-        )
+    if pools:
+        cursor.execute(capacity_statement(cursor, book, pools))
+
+
+def head_statement(cursor: Any, book: str, position: int, at: datetime) -> bytes:
+    """Return the statement that moves a book's head."""
+    statement: bytes = cursor.mogrify(_MOVE_HEAD, (position, at, book))
+    return statement
+
+
+def capacity_statement(cursor: Any, book: str, pools: Mapping[PoolKey, Capacity]) -> bytes:
+    """Return the statement that writes the stock and budget of one pool or more."""
+    rows = b", ".join(
+        cursor.mogrify("(%s, %s, %s, %s, %s, %s, %s)", (book, campaign, pool, *capacity))
+        for (campaign, pool), capacity in pools.items()
+    )
+    return _SET_CAPACITY % rows
 
 
 def instant(head: Head, proposed: datetime | None = None) -> datetime:
@@ -164,6 +200,21 @@ def _text_field(text: str, columns: int | None = None) -> bytes:
     return start + _LENGTH.pack(len(data)) + data
 
 
-def _copy(cursor: Any, statement: str, rows: list[bytes]) -> None:
-    rows.append(_COPY_TRAILER)
-    cursor.copy_expert(statement, io.BytesIO(b"".join(rows)), size=1 << 20)
+def _new_event(event: StoredEvent) -> NewEvent:
+    stream = event.originator_id
+    assert isinstance(stream, UUID), "streams are UUIDs"
+    return NewEvent(stream, event.originator_version, event.topic, event.state)
+
+
+def _copy(cursor: Any, statement: str, rows: bytes) -> None:
+    cursor.copy_expert(statement, io.BytesIO(rows), size=1 << 20)
+
+
+_MOVE_HEAD: Final = "UPDATE book_head SET position = %s, at = %s WHERE book = %s"
+_SET_CAPACITY: Final = (
+    b"INSERT INTO capacity AS c"
+    b" (book, campaign, pool, issued, quota, granted_minor, budget_minor) VALUES %b"
+    b" ON CONFLICT (book, campaign, pool) DO UPDATE SET issued = excluded.issued,"
+    b" quota = excluded.quota, granted_minor = excluded.granted_minor,"
+    b" budget_minor = excluded.budget_minor"
+)

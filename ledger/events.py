@@ -65,6 +65,11 @@ class Event(msgspec.Struct, frozen=True, kw_only=True):
     why: Why
 
 
+def scope_of(event: Event) -> str:
+    """The space of the idempotency keys of whoever caused an event."""
+    return f"{event.by.role}:{event.by.id}"
+
+
 _HEADER: Final = ("originator_id", "originator_version")
 _AFTER_HEADER: Final = b',"at":'
 _encode: Final = msgspec.json.Encoder().encode

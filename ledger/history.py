@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import io
 import struct
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from datetime import datetime
 from typing import Any, Final, NamedTuple
 from uuid import UUID
@@ -34,13 +34,18 @@ class PositionGap(Exception):
 
 
 class Entry(NamedTuple):
-    """An event as stored: its position, its stream and place there, its topic and its bytes."""
+    """An event as stored: its position, its stream and place there, its topic and its bytes.
+
+    `request` is set where the event is the record of its own request. It is no part of the log: it
+    follows from the event.
+    """
 
     position: int
     stream: UUID
     version: int
     topic: str
     state: bytes
+    request: bytes | None = None
 
 
 class Positioned(NamedTuple):
@@ -51,7 +56,11 @@ class Positioned(NamedTuple):
 
 
 class KeptReply(NamedTuple):
-    """An idempotency row without its body, and the book's head when it was read."""
+    """An idempotency row, and the book's head when it was read.
+
+    `told_at` is the position of an event that is the record of the same key. The body is there only
+    where the event at the reply's position was asked for as well.
+    """
 
     scope: str
     key: str
@@ -59,6 +68,8 @@ class KeptReply(NamedTuple):
     code: str
     position: int
     head: int
+    told_at: int | None = None
+    body: bytes | None = None
 
 
 class Standing(NamedTuple):
@@ -154,27 +165,22 @@ class History:
             decoded(dense(self.book, entries, position, position - 1), self._mapper)
         ).event.at
 
-    def replies(self) -> Iterator[KeptReply]:
-        """Yield every kept reply in order of scope and key."""
-        for row in self._reply_rows(_REPLIES):
-            yield KeptReply(*row)
+    def replies(
+        self, events_of: Collection[str] | None = None
+    ) -> Iterator[tuple[KeptReply, Entry | None]]:
+        """Yield every kept reply in order of scope and key, with the event at its position.
 
-    def replies_with_events(self) -> Iterator[tuple[KeptReply, Entry | None]]:
-        """Yield every kept reply with the event at its position."""
-        for *reply, stream, version, topic, state in self._reply_rows(_REPLIES_WITH_EVENTS):
-            kept = KeptReply(*reply)
-            if stream is None:
-                yield kept, None
-            else:
-                yield kept, Entry(kept.position, stream, version, topic, bytes(state))
-
-    def _reply_rows(self, query: str) -> Iterator[tuple[Any, ...]]:
+        Only replies of the codes in `events_of` come with their event and body, when it is given.
+        """
+        codes = None if events_of is None else list(events_of)
         after = ("", "")
         while True:
             with self._datastore.transaction() as cursor:
-                cursor.execute(query, (self.book, self.book, *after, self._page_events))
+                cursor.execute(
+                    _REPLIES, (self.book, self.book, *after, self._page_events, codes, codes)
+                )
                 rows = cursor.fetchall()
-            yield from rows
+            yield from map(_reply_and_event, rows)
             if len(rows) < self._page_events:
                 return
             after = rows[-1][:2]
@@ -209,7 +215,7 @@ def dense(book: str, entries: Iterable[Entry], last: int, after: int = 0) -> Ite
 def decoded(entries: Iterable[Entry], mapper: EventMapper) -> Iterator[Positioned]:
     """Yield each entry's event; raise `UnknownEventType` or `UnreadableEvent` where one is not."""
     decode = mapper.decode
-    for position, stream, version, topic, state in entries:
+    for position, stream, version, topic, state, _ in entries:
         yield Positioned(position, decode(topic, state, stream, version))
 
 
@@ -220,29 +226,31 @@ _CAPACITY: Final = (
     "SELECT campaign, pool, issued, quota, granted_minor, budget_minor"
     " FROM capacity WHERE book = %s"
 )
-_COLUMNS: Final = "SELECT position, originator_id, originator_version, topic, state FROM event"
+_COLUMNS: Final = (
+    "SELECT position, originator_id, originator_version, topic, state, request FROM event"
+)
 _PAGE: Final = (
     _COLUMNS + " WHERE book = %s AND position > %s AND position <= %s ORDER BY position LIMIT %s"
 )
 _STREAMS: Final = (
-    "SELECT e.position, e.originator_id, e.originator_version, e.topic, e.state"
+    "SELECT e.position, e.originator_id, e.originator_version, e.topic, e.state, e.request"
     " FROM unnest(%s::uuid[]) AS w (stream), LATERAL (SELECT * FROM event WHERE book = %s"
     " AND originator_id = w.stream AND position <= %s OFFSET 0) e"
     " ORDER BY e.originator_id, e.originator_version"
 )
 _REPLIES: Final = (
-    "SELECT scope, key, encode(fingerprint, 'hex'), code, position,"
-    " coalesce((SELECT position FROM book_head WHERE book = %s), 0)"
-    " FROM idempotency WHERE book = %s AND (scope, key) > (%s, %s) ORDER BY scope, key LIMIT %s"
-)
-_REPLIES_WITH_EVENTS: Final = (
-    "SELECT i.scope, i.key, i.fingerprint, i.code, i.position, i.head,"
+    "SELECT i.scope, i.key, i.fingerprint, i.code, i.position, i.head, t.position,"
+    " CASE WHEN e.position IS NOT NULL THEN i.body END,"
     " e.originator_id, e.originator_version, e.topic, e.state"
-    " FROM (SELECT book, scope, key, encode(fingerprint, 'hex') AS fingerprint, code, position,"
-    " coalesce((SELECT position FROM book_head WHERE book = %s), 0) AS head"
+    " FROM (SELECT book, scope, key, encode(fingerprint, 'hex') AS fingerprint, code, body,"
+    " position, coalesce((SELECT position FROM book_head WHERE book = %s), 0) AS head"
     " FROM idempotency WHERE book = %s AND (scope, key) > (%s, %s)"
     " ORDER BY scope, key LIMIT %s) i"
+    " LEFT JOIN LATERAL (SELECT position FROM event WHERE book = i.book"
+    " AND request = encode(substr(sha256(convert_to(i.scope, 'UTF8') || '\\x00'::bytea"
+    " || convert_to(i.key, 'UTF8')), 1, 16), 'hex')::uuid OFFSET 0) t ON true"
     " LEFT JOIN event e ON e.book = i.book AND e.position = i.position"
+    " AND (%s::text[] IS NULL OR i.code = ANY (%s::text[]))"
     " ORDER BY i.scope, i.key"
 )
 _REPLY_POSITIONS: Final = (
@@ -257,6 +265,7 @@ _COPY_HEADER_BYTES: Final = 19
 _FIXED: Final = struct.Struct(">hiqi16sii")
 _LENGTH: Final = struct.Struct(">i")
 _END: Final = b"\xff\xff"
+_NULL: Final = b"\xff\xff\xff\xff"
 
 
 def _copied(cursor: Any, query: str, parameters: tuple[Any, ...]) -> list[Entry]:
@@ -278,4 +287,20 @@ def _entries_in(data: bytes) -> Iterator[Entry]:
         topic = data[start:at].decode()
         start = at + 4
         at = start + length(data, at)[0]
-        yield Entry(position, UUID(bytes=stream), version, topic, data[start:at])
+        state = data[start:at]
+        start = at + 4
+        if data[at:start] == _NULL:
+            request, at = None, start
+        else:
+            at = start + 16
+            request = data[start:at]
+        yield Entry(position, UUID(bytes=stream), version, topic, state, request)
+
+
+def _reply_and_event(row: tuple[Any, ...]) -> tuple[KeptReply, Entry | None]:
+    scope, key, fingerprint, code, position, head, told_at, body, *event = row
+    if body is None:
+        return KeptReply(scope, key, fingerprint, code, position, head, told_at), None
+    stream, version, topic, state = event
+    kept = KeptReply(scope, key, fingerprint, code, position, head, told_at, bytes(body))
+    return kept, Entry(position, stream, version, topic, bytes(state))

@@ -1,8 +1,9 @@
 """Verification of kept replies: what a retry would be told is what happened, exactly once.
 
-Replies and decisions are compared as two sets, each in one pass in its own order, by a mark that
-adds up. Only when the marks differ is every reply held against its event, and every decision
-looked up, to name what is wrong. Nothing is repaired here.
+An event that is its own record has no kept reply; `ledger.verification` checks it in place.
+All other decisions and the kept replies are compared as two sets, each in one pass in its own
+order, by a mark that adds up. Only when the marks differ is every reply held against its event, and
+every decision looked up, to name what is wrong. Nothing is repaired here.
 """
 
 from __future__ import annotations
@@ -10,15 +11,17 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, Final, NamedTuple
 
-from ledger.events import EventMapper
+from ledger.events import Event, EventMapper, scope_of
 from ledger.history import Entry, History, KeptReply
-from ledger.verification import UNREADABLE, BookAudit, Finding, Tally, scope_of
+from ledger.verification import UNREADABLE, BookAudit, Finding, Tally
 
 REPLY_CODES: Final[dict[str, str]] = {
     "reply_beyond_head": "every kept reply stands at a position that the book has",
     "reply_code_unknown": "every kept reply has the code of a success or of a refusal",
+    "reply_differs": "a kept reply to what tells itself is what it tells, byte for byte",
+    "recorded_twice": "a key has one record: a kept reply, or an event",
     "reply_without_event": "a kept success has its event, of the same caller, key and fingerprint",
-    "event_without_reply": "an event with an idempotency key has its reply, at its position",
+    "event_without_reply": "an event with a key is its own record or has its reply at its position",
 }
 """Finding → the rule that it breaks."""
 
@@ -29,11 +32,20 @@ Key = tuple[str, str]
 """A scope and an idempotency key in it."""
 
 
+Telling = Callable[[str, Event], tuple[str, bytes] | None]
+"""Tells code and body of a book's event; None for one that does not tell its reply."""
+
+
 class Codes(NamedTuple):
-    """The codes of replies: of successes, with the topics that end such a decision; of refusals."""
+    """The codes of replies: of successes, with the topics that end such a decision; of refusals.
+
+    `told` are the successes that events can `tell`.
+    """
 
     successes: Mapping[str, frozenset[str]]
     refusals: frozenset[str]
+    told: frozenset[str]
+    tell: Telling
 
 
 def verify_replies(
@@ -49,9 +61,11 @@ def verify_replies(
     """
     findings: list[Finding] = []
     borne_out = Tally()
-    for reply in history.replies():
+    for reply, entry in history.replies(codes.told):
         on_reply()
-        finding = _check_alone(audit.book, reply, codes)
+        finding = _check_alone(audit.book, reply, codes) or _check_telling(
+            audit.book, reply, entry, mapper, codes
+        )
         if finding is not None:
             findings.append(finding)
         elif reply.code in codes.successes and reply.position <= audit.position:
@@ -69,7 +83,27 @@ def _check_alone(book: str, reply: KeptReply, codes: Codes) -> Finding | None:
     if reply.code not in codes.successes and reply.code not in codes.refusals:
         expected = "the code of an outcome"
         return Finding("reply_code_unknown", _place(book, reply), expected, repr(reply.code))
+    if reply.told_at is not None:
+        found = f"the event at {reply.told_at} and a kept reply"
+        return Finding("recorded_twice", _place(book, reply), "one record", found)
     return None
+
+
+def _check_telling(
+    book: str, reply: KeptReply, entry: Entry | None, mapper: EventMapper, codes: Codes
+) -> Finding | None:
+    """Compare a kept reply with what its event tells, where that does."""
+    if entry is None or entry.topic not in codes.successes[reply.code]:
+        return None
+    try:
+        event = mapper.decode(entry.topic, entry.state, entry.stream, entry.version)
+    except UNREADABLE:
+        return None
+    told = codes.tell(book, event)
+    if told is None or (reply.code, reply.body) == told:
+        return None
+    body = (reply.body or b"").decode(errors="replace")
+    return Finding("reply_differs", _place(book, reply), told[1].decode(), body)
 
 
 # Which ones differ
@@ -78,9 +112,9 @@ def _check_alone(book: str, reply: KeptReply, codes: Codes) -> Finding | None:
 def _replies_without_event(
     history: History, mapper: EventMapper, codes: Codes
 ) -> Iterator[Finding]:
-    for reply, entry in history.replies_with_events():
+    for reply, entry in history.replies():
         topics = codes.successes.get(reply.code)
-        if topics is None or reply.position > reply.head:
+        if topics is None or reply.position > reply.head or reply.told_at is not None:
             continue
         instead = _instead(reply, entry, mapper, topics)
         if instead is not None:
@@ -150,6 +184,8 @@ def _keyed_decisions(entries: Iterable[Entry], mapper: EventMapper) -> Iterator[
 
 
 def _key_of(entry: Entry, mapper: EventMapper) -> Key | None:
+    if entry.request is not None:
+        return None  # its own record
     try:
         event = mapper.decode(entry.topic, entry.state, entry.stream, entry.version)
     except UNREADABLE:

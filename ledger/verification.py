@@ -12,7 +12,15 @@ from collections.abc import Callable, Iterable, Mapping
 from datetime import datetime, timedelta
 from typing import Final, NamedTuple
 
-from ledger.events import Actor, Event, EventMapper, UnknownEventType, UnreadableEvent
+from ledger.appending import request_id
+from ledger.events import (
+    Actor,
+    Event,
+    EventMapper,
+    UnknownEventType,
+    UnreadableEvent,
+    scope_of,
+)
 from ledger.history import Entry, Standing
 from ledger.money import MINOR_MAX, MoneyError
 from ledger.postings import Transfer, Unbalanced, check_transfers
@@ -27,6 +35,8 @@ BOOK_CODES: Final[dict[str, str]] = {
     "bytes_differ": "every event encodes again to the bytes that are stored",
     "instant_not_utc": "every event's instant is in UTC",
     "instant_decreased": "instants never decrease",
+    "request_differs": "the request of an event that is its own record is that of caller and key",
+    "untellable_event": "an event that is its own record is one that tells its reply",
     "posting_broken": "every transfer moves a positive amount between two accounts",
     "account_overdrawn": "no account but the source of money ever pays out more than came in",
     "trial_balance": "all balances of a currency sum to zero",
@@ -74,11 +84,6 @@ class Tally(NamedTuple):
         return Tally(self.decisions - 1, self.marks - mark)
 
 
-def scope_of(event: Event) -> str:
-    """The space of the idempotency keys of whoever caused an event."""
-    return f"{event.by.role}:{event.by.id}"
-
-
 PostingsOf = Callable[[Event], Iterable[Transfer]]
 
 
@@ -95,16 +100,18 @@ class BookAudit:
         postings_of: PostingsOf,
         outcomes: Mapping[str, str] | None = None,
         sources: tuple[str, ...] = ("sponsor",),
+        tells: Callable[[Event], bool] = lambda _: False,
     ) -> None:
         """`outcomes`: topic of a decision's last event → code of its reply.
 
+        `tells`: whether an event tells its reply, so that it can be the record of its request.
         `sources` are the kinds of accounts where money enters; only these may be overdrawn.
         """
         self.book = book
         self.findings: list[Finding] = []
         self.position = 0
         self.decided = Tally()
-        """The decisions that were asked for with an idempotency key."""
+        """The decisions that were asked for with an idempotency key and have a kept reply."""
         self.whole = True
         """False once an event was missing or unreadable: then nothing adds up, and nobody sums."""
         self.balances: defaultdict[str, dict[str, int]] = defaultdict(dict)
@@ -112,6 +119,7 @@ class BookAudit:
         self._mapper = mapper
         self._postings_of = postings_of
         self._outcomes = outcomes or {}
+        self._tells = tells
         self._sources = tuple(f"{source}:" for source in sources)
         self._versions: dict[int, int] = {}
         self._broken: set[int] = set()
@@ -127,7 +135,10 @@ class BookAudit:
             self._broken.add(entry.stream.int)
         if event is None:
             return None
-        self._count_decision(event)
+        if entry.request is None:
+            self._count_decision(event)
+        else:
+            self._check_own_record(event, entry.request)
         self._post(event)
         return None if entry.stream.int in self._broken else event
 
@@ -211,6 +222,16 @@ class BookAudit:
             self.decided = self.decided.without(asked[2])
         self.decided = self.decided.plus(mark)
         self._asked = (key, event.by, mark)
+
+    def _check_own_record(self, event: Event, request: bytes) -> None:
+        """A decision of its own, which needs no kept reply when a retry finds and tells it."""
+        self._asked = None
+        key = event.why.key
+        if not self._tells(event) or event.why.fingerprint is None:
+            self._here("untellable_event", "no request", request.hex())
+        elif key is None or request_id(scope_of(event), key) != request:
+            expected = "none" if key is None else request_id(scope_of(event), key).hex()
+            self._here("request_differs", expected, request.hex())
 
     def _post(self, event: Event) -> None:
         for one in self._postings_of(event):

@@ -8,6 +8,7 @@ from itertools import combinations
 from typing import Any
 from uuid import UUID
 
+import msgspec
 import pytest
 from msgspec import UNSET
 
@@ -17,6 +18,7 @@ from campaigns.campaign import DRAW_POOL, POOL, CampaignIntakeClosed, Intake, Te
 from campaigns.commands import Command, Decision, header_of
 from campaigns.coupon import coupon_id
 from campaigns.drawing import CloseIntake, GiveDrawn, RecordDraw
+from campaigns.event_types import MAPPER
 from campaigns.intake import Drawing, hold, seed_of
 from campaigns.refusals import PRECEDENCE, Refusal
 from campaigns.replies import EntryReply
@@ -25,6 +27,7 @@ from ledger.books import Book
 from ledger.commit import Read
 from ledger.events import Actor, Event
 from ledger.money import Money
+from ledger.moulds import EncodedEvent
 from ledger.postings import TrialBalance
 from tests.support.desk import ALICE, BOB, NOON, SPONSOR, person, terms_of, tourist
 
@@ -63,7 +66,7 @@ class Story:
         self.now = max(self.now, at)
         call = c.Call(by, "request", lambda _: b"", "key", b"f")
         decision = command.decide(self, header_of(self, call))
-        for event in decision.events:
+        for event in map(_plain, decision.events):
             stream = self.streams.setdefault(event.originator_id, [])
             stream.append(event)
             assert event.originator_version == len(stream)
@@ -120,6 +123,13 @@ class Story:
 
     def put_in(self) -> int:
         return -self.trial.balance(f"sponsor:{SPONSOR}", "CNY")
+
+
+def _plain(event: Event | EncodedEvent) -> Event:
+    """Return an event that was encoded already as what it says."""
+    if isinstance(event, Event):
+        return event
+    return MAPPER.decode(event.TOPIC, event.state, event.originator_id, event.originator_version)
 
 
 def claim(n: int = 1) -> c.ClaimCoupon:
@@ -396,7 +406,8 @@ class TestStock:
     def test_several_coupons_a_person(self) -> None:
         """Up to the limit each claim is the next ordinal; then the limit is reached."""
         story = Story(terms_of(per_person_limit=2)).opened()
-        ordinals = [story.when(claim(), tourist(WHO)).reply.n for _ in range(2)]
+        replies = [story.when(claim(), tourist(WHO)).reply for _ in range(2)]
+        ordinals = [msgspec.json.decode(reply)["n"] for reply in replies]
         assert ordinals == [1, 2]
         refusal = story.refused(claim(), tourist(WHO))
         assert (refusal.code, refusal.facts) == ("limit_reached", {"per_person_limit": 2})

@@ -459,11 +459,12 @@ def _plant_no_person_key(patch: pytest.MonkeyPatch) -> None:
 
 
 def _plant_capacity_not_taken(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(appending, "set_capacity", lambda *_: None)
+    patch.setattr(appending, "capacity_statement", lambda *_: b"SELECT 1")
 
 
 def _plant_replies_not_kept(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(appending, "insert_replies", lambda *_: None)
+    reply_rows = appending.reply_rows
+    patch.setattr(appending, "reply_rows", lambda book, _: reply_rows(book, ()))
 
 
 def _plant_stock_that_leaks(patch: pytest.MonkeyPatch) -> None:

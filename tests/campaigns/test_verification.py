@@ -649,7 +649,7 @@ def test_every_outcome_has_a_code(history: History) -> None:
     """No code is both a success and a refusal, and every refusal of the rules is known."""
     assert not REFUSALS & SUCCESSES.keys()
     assert {code for codes in PRECEDENCE.values() for code in codes} == REFUSALS
-    assert {reply.code for reply in history.replies()} <= REFUSALS | SUCCESSES.keys()
+    assert {reply.code for reply, _ in history.replies()} <= REFUSALS | SUCCESSES.keys()
 
 
 @given(campaign=st.uuids(), who=st.text(min_size=1, max_size=40), n=st.integers(1, 20))

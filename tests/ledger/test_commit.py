@@ -16,7 +16,7 @@ import psycopg2
 import pytest
 
 from campaigns.commands import ClaimCoupon
-from ledger import appending
+from ledger import appending, session
 from ledger.commit import (
     Answer,
     Closed,
@@ -32,7 +32,7 @@ from ledger.commit import (
 )
 from ledger.datastore import Datastore
 from tests.support.desk import NOON, Desk, person, tourist
-from tests.support.proxy import Proxy
+from tests.support.proxy import END_OF_COPY, Proxy
 
 
 @pytest.fixture
@@ -145,7 +145,7 @@ def test_keys_of_different_callers_do_not_meet(desk: Desk) -> None:
     assert desk.claim(campaign, person(2), "key", fingerprint=b"two").code == "claimed"
 
 
-@pytest.mark.parametrize("word", [b"COPY event", b"COMMIT"])
+@pytest.mark.parametrize("word", [b"BEGIN", b"COPY event", END_OF_COPY])
 @pytest.mark.parametrize("when", ["before", "after"])
 def test_a_lost_connection_is_resolved_by_reading_back(
     datastore: Datastore, database_url: str, word: bytes, when: str
@@ -174,7 +174,7 @@ def test_without_reading_back_a_lost_commit_is_answered_as_unknown(
     proxy = Proxy(database_url)
     desk = Desk(Datastore(proxy.url), limits=Limits(retry_for_s=-1.0))
     campaign = desk.opened(quota=5)
-    proxy.cut_once(b"COMMIT", "after")
+    proxy.cut_once(END_OF_COPY, "after")
     with pytest.raises(OutcomeUnknown):
         desk.claim(campaign, person(1), "key")
     desk.close()
@@ -318,25 +318,24 @@ def test_without_the_guard_the_last_coupon_is_issued_twice(
     datastore: Datastore, database_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Control: with neither the head's lock nor the capacity row, two writers over-issue."""
+    both_have_read = threading.Barrier(2)
+    event_rows, capacity_statement = appending.event_rows, appending.capacity_statement
+
+    def rows_anywhere(book: str, after: int, events: list[appending.NewEvent]) -> bytes:
+        if events[0].topic == "coupon.claimed":
+            both_have_read.wait(20)
+            after = 1_000_000 + threading.get_ident() % 1_000_000_000
+        return event_rows(book, after, events)
+
+    def forgotten(cursor: Any, book: str, pools: dict[Any, appending.Capacity]) -> bytes:
+        taken = any(capacity.issued for capacity in pools.values())
+        return b"SELECT 1" if taken else capacity_statement(cursor, book, pools)
+
+    monkeypatch.setattr(session, "LOCK", session.LOCK.removesuffix(" FOR UPDATE"))
+    monkeypatch.setattr(appending, "event_rows", rows_anywhere)
+    monkeypatch.setattr(appending, "capacity_statement", forgotten)
     desks = [Desk(datastore), Desk(Datastore(database_url))]
     campaign = desks[0].opened(quota=1)
-    both_have_read = threading.Barrier(2)
-
-    def read_without_lock(cursor: Any, book: str) -> appending.Head:
-        cursor.execute(
-            "SELECT position, at, clock_timestamp() FROM book_head WHERE book = %s", (book,)
-        )
-        return appending.Head(*cursor.fetchone())
-
-    def insert_anywhere(cursor: Any, book: str, after: int, events: Any) -> int:
-        both_have_read.wait(20)
-        free = 1_000_000 + threading.get_ident() % 1_000_000_000
-        return after + insert_events(cursor, book, free, events) - free
-
-    insert_events = appending.insert_events
-    monkeypatch.setattr(appending, "lock_head", read_without_lock)
-    monkeypatch.setattr(appending, "insert_events", insert_anywhere)
-    monkeypatch.setattr(appending, "set_capacity", lambda *_: None)
     pressed = [
         desk.submit(ClaimCoupon(desk.book, campaign, person(n)), tourist(person(n)))
         for n, desk in enumerate(desks)

@@ -8,8 +8,9 @@ from datetime import timedelta
 import pytest
 
 from campaigns.event_types import MAPPER
+from ledger.appending import request_id
 from ledger.datastore import Datastore
-from ledger.events import UnknownEventType, UnreadableEvent
+from ledger.events import UnknownEventType, UnreadableEvent, scope_of
 from ledger.history import History, PositionGap, Standing, dense
 from tests.support.damage import damaged
 from tests.support.desk import NOON, Desk
@@ -92,19 +93,34 @@ def test_an_unknown_book_is_empty(datastore: Datastore) -> None:
 
 def test_every_reply_comes_with_the_event_at_its_position(history: History) -> None:
     """Successes and refusals, in pages, each once."""
-    replies = list(history.replies())
-    assert len({(reply.scope, reply.key) for reply in replies}) == len(replies) > 20
+    joined = list(history.replies())
+    replies = [reply for reply, _ in joined]
+    assert len({(reply.scope, reply.key) for reply in replies}) == len(replies) > 15
     assert all(reply.head == history.head() for reply in replies)
-    assert {reply.code for reply in replies} >= {"claimed", "limit_reached", "closed", "funded"}
-    joined = list(history.replies_with_events())
-    assert [reply for reply, _ in joined] == replies
+    assert {reply.code for reply in replies} >= {"redeemed", "limit_reached", "closed", "funded"}
+    assert "claimed" not in {reply.code for reply in replies}, "claims are their own records"
     assert all(entry is not None and entry.position == reply.position for reply, entry in joined)
-    claimed, event = next(pair for pair in joined if pair[0].code == "claimed")
+    redeemed, event = next(pair for pair in joined if pair[0].code == "redeemed")
     assert event is not None
-    assert event.topic == "coupon.claimed"
-    assert history.reply_positions([(claimed.scope, claimed.key), ("no", "body")]) == {
-        (claimed.scope, claimed.key): claimed.position
+    assert event.topic == "coupon.redeemed"
+    assert redeemed.body is not None
+    assert history.reply_positions([(redeemed.scope, redeemed.key), ("no", "body")]) == {
+        (redeemed.scope, redeemed.key): redeemed.position
     }
+    some = list(history.replies({"closed"}))
+    assert [reply[:6] for reply, _ in some] == [reply[:6] for reply in replies]
+    assert {reply.code for reply, entry in some if entry is not None} == {"closed"}
+
+
+def test_claims_carry_the_ids_of_their_requests(history: History) -> None:
+    """An event that is the record of its request says so, and no other event does."""
+    for entry in history.entries():
+        event = MAPPER.decode(entry.topic, entry.state, entry.stream, entry.version)
+        if entry.topic == "coupon.claimed":
+            assert event.why.key is not None
+            assert entry.request == request_id(scope_of(event), event.why.key)
+        else:
+            assert entry.request is None
 
 
 @pytest.mark.parametrize("position", [1, 7, 8, -1])

@@ -15,9 +15,11 @@ from msgspec.structs import replace
 
 from campaigns.accounting import postings_of
 from campaigns.event_types import MAPPER
+from campaigns.granting import tells_itself, told_again
 from campaigns.verification import CODES, OUTCOMES
+from ledger.books import Book
 from ledger.datastore import Datastore
-from ledger.events import Event
+from ledger.events import Event, scope_of
 from ledger.history import Entry, History
 from ledger.postings import Transfer
 from ledger.reply_verification import REPLY_CODES, verify_replies
@@ -40,7 +42,7 @@ def audited(
     history: History, postings: Callable[[Event], Iterable[Transfer]] = postings_of
 ) -> BookAudit:
     """Return the audit of a whole book against the store's own figures."""
-    audit = BookAudit(history.book, MAPPER, postings, OUTCOMES)
+    audit = BookAudit(history.book, MAPPER, postings, OUTCOMES, tells=tells_itself)
     standing = history.standing()
     for entry in history.entries(0, standing.last):
         audit.feed(entry)
@@ -151,6 +153,22 @@ def pay_twice(damage: Damage) -> None:
     damage.forge(replace(event, originator_version=version, at=head_at))
 
 
+def take_the_request_of_another(damage: Damage) -> None:
+    """A retry of the other request would be told of this claim."""
+    damage.run(
+        "UPDATE event SET request = gen_random_uuid() WHERE position = %s",
+        damage.position("coupon.claimed", 2),
+    )
+
+
+def mark_what_tells_no_reply(damage: Damage) -> None:
+    """A pause with a request: a retry would find it, and nothing could be told."""
+    damage.run(
+        "UPDATE event SET request = gen_random_uuid() WHERE position = %s",
+        damage.position("campaign.paused"),
+    )
+
+
 @pytest.mark.parametrize(
     ("damage", "code"),
     [
@@ -166,6 +184,8 @@ def pay_twice(damage: Damage) -> None:
         (move_to_another_zone, "instant_not_utc"),
         (forget_the_zone, "instant_not_utc"),
         (backdate, "instant_decreased"),
+        (take_the_request_of_another, "request_differs"),
+        (mark_what_tells_no_reply, "untellable_event"),
         (use_a_currency_that_is_none, "posting_broken"),
         (pay_twice, "account_overdrawn"),
     ],
@@ -214,15 +234,45 @@ def give_a_reply_no_known_code(damage: Damage) -> None:
 
 def claim_a_success_that_was_none(damage: Damage) -> None:
     """A refusal turned into a success, at a position where something else happened."""
-    damage.run("UPDATE idempotency SET code = 'claimed' WHERE code = 'already_redeemed'")
+    damage.run("UPDATE idempotency SET code = 'opened' WHERE code = 'already_redeemed'")
 
 
 def move_a_reply(damage: Damage) -> None:
     """A success at the position of another event of the same kind."""
     damage.run(
-        "UPDATE idempotency SET position = %s WHERE position = %s AND code = 'claimed'",
-        damage.position("coupon.claimed", 3),
-        damage.position("coupon.claimed", 2),
+        "UPDATE idempotency SET position = %s WHERE position = %s AND code = 'redeemed'",
+        damage.position("coupon.redeemed", 3),
+        damage.position("coupon.redeemed", 2),
+    )
+
+
+def keep_a_second_record(damage: Damage) -> None:
+    """A retry of a claim would be told what is kept, and not what its event tells."""
+    keep_a_reply(damage, damage.position("coupon.claimed"), "already_claimed", b"{}")
+
+
+def keep_another_body(damage: Damage) -> None:
+    """A claim of old, whose reply was kept, with another coupon in the reply."""
+    position = damage.position("coupon.claimed")
+    code, body = told_again(Book(damage.book), damage.event(position))
+    keep_a_reply(damage, position, code, body.replace(b'"n":1', b'"n":2'))
+    damage.run("UPDATE event SET request = NULL WHERE position = %s", position)
+
+
+def lose_a_request(damage: Damage) -> None:
+    """A retry of this claim would not find it."""
+    position = damage.position("coupon.claimed")
+    damage.run("UPDATE event SET request = NULL WHERE position = %s", position)
+
+
+def keep_a_reply(damage: Damage, position: int, code: str, body: bytes) -> None:
+    """Keep a reply under the key of an event, as if that were not its own record."""
+    event = damage.event(position)
+    damage.run(
+        "INSERT INTO idempotency (book, scope, key, fingerprint, code, body, position)"
+        " VALUES ({book}, %s, %s, %s, %s, %s, %s)",
+        *(scope_of(event), event.why.key, bytes.fromhex(event.why.fingerprint), code, body),
+        position,
     )
 
 
@@ -245,6 +295,9 @@ def forget_a_reply(damage: Damage) -> None:
         (move_a_reply, ["reply_without_event", "event_without_reply"]),
         (change_a_fingerprint, ["reply_without_event"]),
         (forget_a_reply, ["event_without_reply"]),
+        (keep_a_second_record, ["recorded_twice"]),
+        (keep_another_body, ["reply_differs"]),
+        (lose_a_request, ["event_without_reply"]),
     ],
 )
 def test_damage_to_replies_is_found(

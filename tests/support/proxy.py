@@ -9,6 +9,9 @@ from contextlib import suppress
 
 import psycopg2.extensions
 
+END_OF_COPY = b"\xff\xff" + b"c\x00\x00\x00\x04"
+"""The end of a COPY in binary form. A COMMIT that was sent along with it is run now, not before."""
+
 Cut = Callable[[bytes], "str | None"]
 """Looks at bytes from the client; says `before` (drop them), `after` (pass them on, lose the
 reply) or None (let them through)."""

@@ -1,0 +1,128 @@
+"""Granting a coupon: the event and the reply of a claim, and the reply told again from the event.
+
+In a rush every claim is the same but for the person. So what stays the same is encoded once for
+each version of a campaign, as a pair of moulds, and never in a way of its own: the plain encoders
+make the moulds. Whether a coupon may be granted is not decided here.
+"""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Final, NamedTuple
+from uuid import UUID
+
+from msgspec import Raw
+from msgspec.structs import asdict
+
+from campaigns.campaign import Campaign
+from campaigns.coupon import COUPON_FOLD, CouponClaimed
+from campaigns.replies import COUPON_PREFIX, coupon_reply, encode
+from ledger.books import Book
+from ledger.events import Actor, Event, Why
+from ledger.moulds import EncodedEvent, EventMould, Mould
+
+FORMS_MAX: Final = 1_000
+"""Campaigns whose moulds are kept; a rush is about few of them."""
+
+EVENT_VARIES: Final = ("at", "by", "why", "person", "n")
+REPLY_VARIES: Final = ("coupon", "n", "claimed_at")
+
+
+class Grant(NamedTuple):
+    """A claim's event, as stored, and its reply, as told."""
+
+    event: EncodedEvent
+    reply: Raw
+
+
+class _Forms(NamedTuple):
+    """The moulds of one campaign at one version. They are of this very object and no other."""
+
+    campaign: Campaign
+    book: Book
+    event: EventMould
+    reply: Mould
+    coupon_prefix: str
+
+
+_forms: dict[int, _Forms] = {}
+
+
+def grant(
+    book: Book,
+    campaign: Campaign,
+    coupon: UUID,
+    n: int,
+    person: str,
+    at: datetime,
+    by: Actor,
+    why: Why,
+) -> Grant:
+    """Return the grant of a person's n-th coupon: the first event of the coupon's stream."""
+    forms = _forms.get(id(campaign))
+    if forms is None or forms.campaign is not campaign or forms.book != book:
+        forms = _make_forms(book, campaign, plain_claim(campaign, coupon, n, person, at, by, why))
+    return Grant(
+        forms.event.cast(coupon, 1, at, by, why, person, n),
+        Raw(forms.reply.cast(forms.coupon_prefix + coupon.hex, n, at)),
+    )
+
+
+def plain_claim(
+    campaign: Campaign, coupon: UUID, n: int, person: str, at: datetime, by: Actor, why: Why
+) -> CouponClaimed:
+    """Return the event of a grant, made without a mould."""
+    terms = campaign.terms
+    return CouponClaimed(
+        originator_id=coupon,
+        originator_version=1,
+        at=at,
+        by=by,
+        why=why,
+        campaign=campaign.id,
+        campaign_version=campaign.version,
+        person=person,
+        n=n,
+        face_minor=terms.face_minor,
+        threshold_minor=terms.threshold_minor,
+        currency=terms.currency,
+        valid_from=terms.valid_from,
+        valid_until=terms.valid_until,
+    )
+
+
+def _make_forms(book: Book, campaign: Campaign, sample: CouponClaimed) -> _Forms:
+    reply = coupon_reply(book, COUPON_FOLD.evolve(None, sample))
+    forms = _Forms(
+        campaign,
+        book,
+        EventMould(sample, EVENT_VARIES),
+        Mould(asdict(reply), REPLY_VARIES),
+        f"{COUPON_PREFIX}_{book}_",
+    )
+    assert forms.reply.cast(reply.coupon, reply.n, reply.claimed_at) == encode(reply)
+    if len(_forms) >= FORMS_MAX:
+        _forms.clear()
+    _forms[id(campaign)] = forms
+    return forms
+
+
+TOLD: Final = frozenset({"claimed"})
+"""The codes of what events tell."""
+
+
+def tells_itself(event: Event) -> bool:
+    """Whether an event tells its reply: a claim that was not entered for before."""
+    return isinstance(event, CouponClaimed) and event.originator_version == 1
+
+
+def tell(book: str, event: Event) -> tuple[str, bytes] | None:
+    """Return the code and the reply that an event tells, None when it tells none."""
+    if isinstance(event, CouponClaimed) and tells_itself(event):
+        return told_again(Book(book), event)
+    return None
+
+
+def told_again(book: Book, event: CouponClaimed) -> tuple[str, bytes]:
+    """Return the code and the reply of a claim from its event: the first of its coupon's stream."""
+    return "claimed", encode(coupon_reply(book, COUPON_FOLD.evolve(None, event)))

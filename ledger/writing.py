@@ -1,0 +1,191 @@
+"""The writer: takes batches of requests through transactions, whatever happens to them.
+
+A batch is decided and committed as one. When the transaction is lost it is tried again, and the
+keys tell what became of it; when something refuses the whole batch, the culprit is found one by
+one. Nobody is given an answer that is not committed.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections import OrderedDict
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Final
+
+import psycopg2
+from eventsourcing import persistence as es
+
+from ledger.appending import PoolKey
+from ledger.datastore import Datastore
+from ledger.events import Event, EventMapper
+from ledger.requests import Answer, Observer, OutcomeUnknown, StoreUnavailable, Ticket
+from ledger.scene import Checks, KeptStates, Scene
+from ledger.session import SETTINGS, Session
+
+logger = logging.getLogger(__name__)
+
+_ROLLED_BACK: Final = frozenset({"40001", "40P01", "55P03"})
+"""Serialization failure, deadlock, lock timeout: surely rolled back, whenever it is said."""
+
+_RETRIED: Final = _ROLLED_BACK | {"57014"}
+"""A statement timeout as well; the connection is good after any of these."""
+
+_LOST: Final = (
+    psycopg2.OperationalError,
+    psycopg2.InterfaceError,
+    psycopg2.InternalError,
+    es.OperationalError,
+    es.InterfaceError,
+)
+"""The transaction is gone; whether it was committed depends on how far it had come."""
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """The bounds of one writer, each with its reason."""
+
+    queue_max: int = 10_000  # about a second of the writer's work; more would only wait in vain
+    batch_max: int = 500  # beyond this the insert no longer gets cheaper per event
+    retry_for_s: float = 3.0  # a restarting PostgreSQL is back by then; callers wait a little more
+    retry_pause_s: float = 0.05
+    kept_states_max: int = 10_000  # campaigns whose state is kept between batches
+
+
+class Writer:
+    """Takes batches through transactions on a connection of its own. One thread only."""
+
+    def __init__(
+        self,
+        datastore: Datastore,
+        book: str,
+        mapper: EventMapper,
+        limits: Limits,
+        check: Callable[[Event], None],
+        observer: Observer | None = None,
+    ) -> None:
+        self._datastore = datastore.with_session(SETTINGS)
+        self._book = book
+        self._mapper = mapper
+        self._limits = limits
+        self._checks = Checks(check)
+        self._observer = observer
+        self._kept: KeptStates = OrderedDict()
+        self._session: Session | None = None
+
+    def close(self) -> None:
+        """Close the writer's connection."""
+        self._disconnect()
+
+    def commit(self, batch: list[Ticket]) -> None:
+        """Give every ticket of the batch an answer or an error.
+
+        What was lost on the way is tried again with the same keys: the transaction that was cut
+        off at COMMIT either shows its replies then, or surely never happened, because the retry
+        waits for the book's lock first.
+        """
+        deadline = time.monotonic() + self._limits.retry_for_s
+        may_be_committed = False
+        while True:
+            progress = _Progress()
+            try:
+                self._transact(batch, progress)
+            except _LOST as error:
+                may_be_committed |= progress.committing and _code(error) not in _ROLLED_BACK
+                self._recover(error)
+                if time.monotonic() < deadline:
+                    for ticket in batch:
+                        ticket.attempts += progress.committing
+                    time.sleep(self._limits.retry_pause_s)
+                    continue
+                self._give_up(batch, may_be_committed)
+            except Exception as error:  # noqa: BLE001 - the culprit is found one by one
+                self._rollback()
+                self._one_by_one(batch, error)
+            return
+
+    def _transact(self, batch: list[Ticket], progress: _Progress) -> None:
+        if self._session is None:
+            self._session = Session(self._datastore)
+        scene = Scene(self._session, self._book, self._mapper, self._kept, batch)
+        outcomes = [scene.judge(ticket, self._checks) for ticket in batch]
+        writes = scene.writes()
+        if self._observer is not None and (freed := scene.freed(writes)):
+            self._tell(self._observer, scene.position, freed)
+        progress.committing = True
+        self._session.commit(self._book, scene.position, writes)
+        for ticket, outcome in zip(batch, outcomes, strict=True):
+            if isinstance(outcome, Answer):
+                ticket.answer = outcome
+            else:
+                ticket.error = outcome
+        self._keep(scene)
+
+    def _tell(self, observer: Observer, position: int, freed: list[PoolKey]) -> None:
+        try:
+            observer.freeing(self._book, position, freed)
+        except Exception:
+            logger.exception("the observer of %s failed; the commit goes on", self._book)
+
+    def _keep(self, scene: Scene) -> None:
+        """Remember the states worth keeping, as committed."""
+        for number, kept in scene.states_to_keep():
+            self._kept[number] = kept
+            self._kept.move_to_end(number)
+        while len(self._kept) > self._limits.kept_states_max:
+            self._kept.popitem(last=False)
+
+    def _one_by_one(self, batch: list[Ticket], error: Exception) -> None:
+        """Something refused the whole batch: find the culprit, serve its neighbours."""
+        self._kept.clear()
+        if len(batch) == 1:
+            logger.error("a request of %s cannot be served", self._book, exc_info=error)
+            batch[0].error = error
+            return
+        for ticket in batch:
+            self.commit([ticket])
+
+    def _recover(self, error: Exception) -> None:
+        logger.warning("the writer of %s lost its transaction: %s", self._book, _kind(error))
+        self._kept.clear()
+        if _code(error) in _RETRIED:
+            self._rollback()
+        else:
+            self._disconnect()
+
+    def _rollback(self) -> None:
+        if self._session is None:
+            return
+        try:
+            self._session.rollback()
+        except psycopg2.Error:
+            self._disconnect()
+
+    def _disconnect(self) -> None:
+        if self._session is not None:
+            self._session.close()
+        self._session = None
+
+    @staticmethod
+    def _give_up(batch: list[Ticket], may_be_committed: bool) -> None:
+        for ticket in batch:
+            ticket.error = OutcomeUnknown() if may_be_committed else StoreUnavailable()
+
+
+@dataclass(slots=True)
+class _Progress:
+    """How far a transaction came before it was lost."""
+
+    committing: bool = False
+
+
+def _code(error: Exception) -> str | None:
+    """The SQLSTATE of an error, when the server gave one."""
+    code: str | None = getattr(error, "pgcode", None) or getattr(error.__cause__, "pgcode", None)
+    return code
+
+
+def _kind(error: Exception) -> str:
+    """Name an error for the log: its type and SQLSTATE, never its text, which may quote values."""
+    return f"{type(error).__name__} {_code(error) or ''}".strip()
