@@ -11,7 +11,7 @@
 --   p0, p1   the persons of the young and of the old half, forgotten as a whole
 --   w   per worker: requests admitted and not settled, and when it last said so
 --   k   whose turn it is to sweep
---   rp…, rd…, ra…   rates of a person, a device, an address: the instant at which each is full again
+--   r…  the rates of persons, devices and addresses in a slice of time: when each is full again
 --
 -- Every key ends by itself. What is missing or makes no sense means «unsure», never «free» or
 -- «full». The arguments and answers are one packed string each: a client takes longer over many
@@ -29,9 +29,13 @@ local MARKS = 4 * MARK   -- the last four requests of a person
 -- A person is: coupons claimed, requests under way, when the last one came; then the requests.
 local PERSON = '>BBI4'
 
-local function instant()
-  local clock = redis.call('TIME')
-  return tonumber(clock[1]), tonumber(clock[1]) * 1000000 + tonumber(clock[2])
+-- Rates are kept in ticks of 10 µs since 2020: as a number they are exact, and short as a string.
+local TICKS = 100000
+local SINCE = 1577836800
+
+local function clock()
+  local now = redis.call('TIME')
+  return tonumber(now[1]), tonumber(now[2])
 end
 
 local function read_head(tag)
@@ -46,15 +50,66 @@ local function read_head(tag)
   return head
 end
 
-local function person_of(young, old, name)
-  local raw = redis.call('HGET', young, name) or redis.call('HGET', old, name)
+-- Fields of two hashes, read and written in one go for a whole batch: the young one wins.
+local function halves(young, old)
+  return {young = young, old = old, old_is_there = redis.call('EXISTS', old) == 1,
+          read = {}, changed = {}, changes = 0}
+end
+
+local function fetch(half, names)
+  local wanted, asked = {}, {}
+  for i = 1, #names do
+    local name = names[i]
+    if not asked[name] then
+      asked[name] = true
+      wanted[#wanted + 1] = name
+    end
+  end
+  if #wanted == 0 then return end
+  local read, missing = half.read, {}
+  local found = redis.call('HMGET', half.young, unpack(wanted))
+  for i = 1, #wanted do
+    read[wanted[i]] = found[i]
+    if not found[i] then missing[#missing + 1] = wanted[i] end
+  end
+  if half.old_is_there and #missing > 0 then
+    found = redis.call('HMGET', half.old, unpack(missing))
+    for i = 1, #missing do read[missing[i]] = found[i] end
+  end
+end
+
+local function change(half, name, value)
+  half.read[name] = value
+  half.changed[name] = value
+  half.changes = half.changes + 1
+end
+
+local function write(half, expire_s)
+  if half.changes == 0 then return end
+  local set, gone = {}, {}
+  for name, value in pairs(half.changed) do
+    if value then
+      set[#set + 1] = name
+      set[#set + 1] = value
+    else
+      gone[#gone + 1] = name
+    end
+  end
+  if #set > 0 then
+    redis.call('HSET', half.young, unpack(set))
+    redis.call('EXPIRE', half.young, expire_s)
+  end
+  if #gone > 0 then
+    redis.call('HDEL', half.young, unpack(gone))
+    if half.old_is_there then redis.call('HDEL', half.old, unpack(gone)) end
+  end
+end
+
+local function person_of(persons, name)
+  local raw = persons.read[name]
   if not raw or #raw < 6 then return 0, 0, 0, '' end
   local n, pending, at = struct.unpack(PERSON, raw)
   return n, pending, at, string.sub(raw, 7)
-end
-
-local function keep_person(young, name, n, pending, at, marks)
-  redis.call('HSET', young, name, struct.pack(PERSON, n, pending, at) .. marks)
 end
 
 local function marked(marks, request)
@@ -63,41 +118,58 @@ local function marked(marks, request)
   end
 end
 
--- Return the microseconds to wait, or 0 and what the rate will be once the token is taken. An
--- instant too far ahead was written by a clock that has since been put back.
-local function ahead(key, token, full, now, taken)
-  local full_at = taken[key]
-  if not full_at then full_at = tonumber(redis.call('GET', key)) or 0 end
+-- Return the ticks to wait until there is a token, or 0 and until when the bucket is not full.
+-- An instant too far ahead was written by a clock that has since been put back.
+local function ahead(buckets, name, token, full, now)
+  local full_at = tonumber(buckets.read[name] or 0) or 0
   if full_at < now or full_at > now + full then full_at = now end
-  local wait = full_at + token - now - full
-  if wait > 0 then return wait end
-  return 0, full_at + token
+  full_at = full_at + token
+  if full_at - now > full then return full_at - now - full end
+  return 0, full_at
 end
 
-local function too_fast(tag, rules, names, now, taken)
-  local changes = {}
-  for i = 1, 3 do
-    local name, token = names[i], rules[2 * i - 1]
-    if name and token > 0 then
-      local key = tag .. names[i + 3] .. name
-      local wait, full_at = ahead(key, token, rules[2 * i], now, taken)
+-- Take a token for the person, the device and the address of a knock, or none of them.
+local function pace(buckets, rules, at, now)
+  local names, full_at = buckets.names, buckets.full_at
+  for kind = 1, buckets.kinds do
+    local name = names[at + kind]
+    if name then
+      local wait
+      wait, full_at[kind] = ahead(buckets, name, rules[2 * kind - 1], rules[2 * kind], now)
       if wait > 0 then return wait end
-      changes[key] = full_at
     end
   end
-  for key, full_at in pairs(changes) do
-    taken[key] = full_at
-    redis.call('SET', key, string.format('%.0f', full_at), 'PX',
-               math.ceil((full_at - now) / 1000))
+  for kind = 1, buckets.kinds do
+    local name = names[at + kind]
+    if name then change(buckets, name, full_at[kind] .. '') end
   end
   return 0
 end
 
-local function settle(head, young, old, now_s, settles)
+-- Read the buckets that a batch needs; nil when there are no rates.
+local function paces(tag, rules, knocks, width, now_s)
+  if rules[1] + rules[3] + rules[5] == 0 then return nil end
+  local slice = math.floor(now_s / rules[10])
+  local buckets = halves(tag .. 'r' .. slice, tag .. 'r' .. (slice - 1))
+  local names, wanted, kinds = {}, {}, width == 2 and 1 or 3
+  for at = 1, #knocks, width do
+    for kind = 1, kinds do
+      local mark = knocks[kind == 1 and at or at + kind]
+      local name = mark and rules[2 * kind - 1] > 0 and kind .. mark
+      names[#names + 1] = name
+      if name then wanted[#wanted + 1] = name end
+    end
+  end
+  buckets.names, buckets.kinds, buckets.full_at = names, kinds, {}
+  fetch(buckets, wanted)
+  return buckets
+end
+
+local function settle(head, persons, now_s, settles)
   for i = 1, #settles, 5 do
     local kind, name, request, count, epoch =
       settles[i], settles[i + 1], settles[i + 2], settles[i + 3], settles[i + 4]
-    local n, pending, at, marks = person_of(young, old, name)
+    local n, pending, at, marks = person_of(persons, name)
     local mark = marked(marks, request)
     if pending > 0 then pending = pending - 1 end
     if kind == 'c' then
@@ -109,16 +181,15 @@ local function settle(head, young, old, now_s, settles)
     -- Both a refusal and a claim that was there before give back the token that was taken.
     if epoch == head.epoch then head.tokens = head.tokens + 1 end
     if n == 0 and pending == 0 and marks == '' then
-      redis.call('HDEL', young, name)
-      redis.call('HDEL', old, name)
+      change(persons, name, false)
     else
-      keep_person(young, name, n, pending, at > 0 and at or now_s, marks)
+      change(persons, name, struct.pack(PERSON, n, pending, at > 0 and at or now_s) .. marks)
     end
   end
 end
 
 local function say_sold_out(tag, sold, ttl_ms)
-  local freed = tonumber(redis.call('GET', tag .. 'f'))
+  local freed = tonumber(redis.call('GET', tag .. 'f') or nil)
   if freed and sold[1] <= freed then return end
   redis.call('SET', tag .. 's', cmsgpack.pack(sold), 'PX', ttl_ms)
 end
@@ -146,25 +217,31 @@ local function knock(keys, args)
   local sold, width, knocks = ask[5], ask[6], ask[7]
   local head = read_head(tag)
   if not head then return cmsgpack.pack({0, '', {}, false, 0}) end
-  local now_s, now = instant()
+  local now_s, now_us = clock()
+  local now = (now_s - SINCE) * TICKS + math.floor(now_us / 10)
   turn_over(tag, head, now_s, rules)
-  local young, old = tag .. 'p' .. head.young, tag .. 'p' .. (1 - head.young)
+  local persons = halves(tag .. 'p' .. head.young, tag .. 'p' .. (1 - head.young))
+  local names = {}
+  for i = 2, #settles, 5 do names[#names + 1] = settles[i] end
+  for i = 1, #knocks, width do names[#names + 1] = knocks[i] end
+  fetch(persons, names)
   local tokens = head.tokens
-  settle(head, young, old, now_s, settles)
+  settle(head, persons, now_s, settles)
   if sold then say_sold_out(tag, sold, rules[9]) end
   local flag = sold_out(tag)
+  local buckets = paces(tag, rules, knocks, width, now_s)
 
-  local words, waits, taken, said = {}, {}, {}, false
-  local admitted, remembered = 0, #settles > 0
+  local words, waits, said, admitted = {}, {}, false, 0
   for i = 1, #knocks, width do
-    local name, request = knocks[i], knocks[i + 1]
-    local word = 'U'
-    local wait = too_fast(tag, rules, {name, knocks[i + 2], knocks[i + 3], 'rp', 'rd', 'ra'},
-                          now, taken) / 1000
+    local name, request, word = knocks[i], knocks[i + 1], 'U'
+    local wait = 0
+    if buckets then
+      wait = pace(buckets, rules, (i - 1) / width * buckets.kinds, now) / TICKS * 1000
+    end
     if wait > 0 then
       word = 'F'
     elseif head.open then
-      local n, pending, at, marks = person_of(young, old, name)
+      local n, pending, at, marks = person_of(persons, name)
       if pending > 0 and math.abs(now_s - at) > PENDING_S then pending = 0 end
       if marked(marks, request) then
         word = 'U'
@@ -180,8 +257,8 @@ local function knock(keys, args)
           head.tokens = head.tokens - 1
           admitted = admitted + 1
         end
-        keep_person(young, name, n, pending + 1, now_s, string.sub(marks .. request, -MARKS))
-        remembered = true
+        marks = string.sub(marks .. request, -MARKS)
+        change(persons, name, struct.pack(PERSON, n, pending + 1, now_s) .. marks)
       end
     end
     words[#words + 1] = word
@@ -189,7 +266,8 @@ local function knock(keys, args)
   end
 
   if head.tokens ~= tokens then redis.call('HSET', tag .. 'h', 't', head.tokens) end
-  if remembered then redis.call('EXPIRE', young, 2 * rules[8]) end
+  write(persons, 2 * rules[8])
+  if buckets then write(buckets, 2 * rules[10]) end
   redis.call('HSET', tag .. 'w', worker, (in_flight + admitted) .. ' ' .. now_s)
   redis.call('EXPIRE', tag .. 'w', HEAD_S)
   return cmsgpack.pack({head.epoch, table.concat(words), waits, said and flag, head.limit})
@@ -201,7 +279,7 @@ local function beat(keys, args)
   local ask = cmsgpack.unpack(args[1])
   local head = read_head(tag)
   if not head then return cmsgpack.pack({0, false}) end
-  local now_s = instant()
+  local now_s = clock()
   redis.call('HSET', tag .. 'w', ask[1], ask[2] .. ' ' .. now_s)
   redis.call('EXPIRE', tag .. 'w', HEAD_S)
   redis.call('EXPIRE', tag .. 'h', HEAD_S)
@@ -239,7 +317,7 @@ local function rule(keys, args)
   elseif head and head.epoch >= epoch then
     return cmsgpack.pack({head.epoch, 0, 0})
   end
-  local now_s = instant()
+  local now_s = clock()
   local before = head and head.tokens or 0
   local tokens = math.max(0, free - in_flight(tag, now_s))
   redis.call('HSET', tag .. 'h', 'e', string.format('%.0f', epoch), 't', tokens,

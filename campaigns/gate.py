@@ -31,11 +31,17 @@ log = logging.getLogger(__name__)
 BATCH_MAX: Final = 512
 """Knocks in one call: Valkey serves nobody else for their duration, a few milliseconds."""
 
+SETTLES_AT_ONCE: Final = 1_000
+"""Settled requests in one call."""
+
 SETTLES_MAX: Final = 10_000
 """What the store said and the gate does not know yet; beyond it the sweep has to put it right."""
 
 MARK_BYTES: Final = 6
 """How much of a request's id the gate keeps, in hex. Two alike would only make it unsure."""
+
+TICKS_PER_S: Final = 100_000
+"""The gate counts rates in ticks of 10 µs."""
 
 PoolKey = tuple[UUID, str]
 Facts = tuple[tuple[str, Any], ...]
@@ -95,18 +101,18 @@ UNSURE: Final = Word(Verdict.UNSURE)
 
 
 class Rate(NamedTuple):
-    """A bucket: the time of one token and the time to fill it, in µs; zeros for no limit."""
+    """A bucket: the time of one token and the time to fill it, in ticks; zeros for no limit."""
 
-    token_us: int = 0
-    full_us: int = 0
+    token: int = 0
+    full: int = 0
 
     @classmethod
     def per_second(cls, tokens: float, burst: int) -> Rate:
         """Return the rate of so many tokens a second; 0 for no limit."""
         if tokens <= 0:
             return cls()
-        token_us = max(1, round(1_000_000 / tokens))
-        return cls(token_us, token_us * burst)
+        token = max(1, round(TICKS_PER_S / tokens))
+        return cls(token, token * burst)
 
 
 class GateSettings(NamedTuple):
@@ -123,6 +129,12 @@ class GateSettings(NamedTuple):
     """How long «sold out» is believed when nobody renews it."""
     pools_max: int = 1_024
     """Pools that one worker keeps up; beyond it the one that was idle longest falls out."""
+
+    @property
+    def slice_s(self) -> int:
+        """Seconds after which a bucket that nobody uses is full, so that it can be forgotten."""
+        full = max(self.person_rate.full, self.device_rate.full, self.address_rate.full)
+        return max(2, full // TICKS_PER_S + 1)
 
 
 class Refusable(NamedTuple):
@@ -224,6 +236,9 @@ class Tally:
         """Admitted requests that nobody settled."""
 
 
+_PARTS: Final = 5
+_SETTLED: Final = SETTLES_AT_ONCE * _PARTS
+
 _Reply = tuple[int, str, list[float], tuple[int, str, str] | bool, int]
 _pack: Final = msgspec.msgpack.Encoder().encode
 _unpack: Final = msgspec.msgpack.Decoder(_Reply).decode
@@ -266,10 +281,11 @@ class Gate:
                     chosen.persons_max,
                     chosen.persons_s,
                     chosen.sold_out_ms,
+                    chosen.slice_s,
                 )
             )
         )
-        self._width = 4 if chosen.device_rate.token_us or chosen.address_rate.token_us else 2
+        self._width = 4 if chosen.device_rate.token or chosen.address_rate.token else 2
 
     async def start(self) -> None:
         """Look for Valkey. Knocks are answered from now on, whether it is there or not."""
@@ -386,7 +402,7 @@ class Gate:
     def _settle(
         self, door: Door, kind: str, person: str, request: bytes, n: int, epoch: int
     ) -> None:
-        if len(door.settles) < SETTLES_MAX * 5:
+        if len(door.settles) < SETTLES_MAX * _PARTS:
             door.settles += (kind, person, request[:MARK_BYTES].hex(), n, epoch)
         if not door.queued:
             self._queue(door)
@@ -406,11 +422,12 @@ class Gate:
 
     def _send(self, door: Door) -> None:
         batch, door.knocks = door.knocks[:BATCH_MAX], door.knocks[BATCH_MAX:]
-        settles, door.settles = door.settles, []
+        settles, door.settles = door.settles[:_SETTLED], door.settles[_SETTLED:]
         sold, door.sold = door.sold, None
         door.queued = False
         door.asked_at = self._loop.time()
         if self._wire is None or not self._wire.up:
+            door.settles = []
             self._hear_nothing(batch)
             if door.knocks:
                 self._queue(door)
@@ -455,7 +472,7 @@ class Gate:
                 self._ask_keeper(door, broken=False)
             else:
                 self._tell(door, batch, reply)
-        if door.queued or door.knocks:
+        if door.queued or door.knocks or door.settles:
             self._queue(door)
 
     def _tell(self, door: Door, batch: list[tuple[Knock, Heard]], reply: _Reply) -> None:
