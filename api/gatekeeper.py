@@ -20,11 +20,13 @@ from eventsourcing import persistence as es
 from redis.exceptions import RedisError
 
 from api.confirming import Confirmer
+from api.settings import Settings
 from campaigns.admission import Standing
 from campaigns.campaign import CAMPAIGN_FOLD, Campaign
 from campaigns.event_types import MAPPER
-from campaigns.gate import Door, Gate, GateSettings, PoolKey, facts_as_text
-from campaigns.wire import Away, Wire
+from campaigns.freeing import Freeing
+from campaigns.gate import Door, Gate, GateSettings, PoolKey, Rate, facts_as_text
+from campaigns.wire import Away, Wire, wire_to
 from ledger.datastore import Datastore
 from ledger.glance import Glance, connect, glance
 from ledger.history import History
@@ -67,6 +69,42 @@ class Sums(NamedTuple):
     sweeps: int = 0
     corrected: int = 0
     """Tokens given or taken by sweeps."""
+
+
+def gate_settings(settings: Settings) -> GateSettings:
+    """Return what is set about the gate."""
+    return GateSettings(
+        person_rate=Rate.per_second(settings.rate_tourist_per_s, settings.rate_tourist_burst),
+        device_rate=Rate.per_second(settings.rate_device_per_s, settings.rate_device_burst),
+        address_rate=Rate.per_second(settings.rate_address_per_s, settings.rate_address_burst),
+        persons_max=settings.gate_persons_max,
+        persons_s=settings.gate_persons_s,
+        sold_out_ms=round(settings.gate_sold_out_s * 1000),
+        pools_max=settings.gate_campaigns_max,
+    )
+
+
+def gatekeeper_of(settings: Settings, datastore: Datastore) -> Gatekeeper | None:
+    """Return the gatekeeper of a server process; None where there is no gate.
+
+    There is none without Valkey, and none where callers bring the time along: what a claim is told
+    then depends on an instant that the gate cannot know.
+    """
+    if settings.redis_url is None or settings.clock == "request":
+        return None
+    wire = wire_to(
+        settings.redis_url.get_secret_value(),
+        timeout_s=settings.gate_timeout_s,
+        cluster=settings.redis_cluster,
+    )
+    return Gatekeeper(wire, datastore, gate_settings(settings))
+
+
+def freeing_of(settings: Settings) -> Freeing | None:
+    """Return what tells the gate of stock that comes back; each writer needs its own."""
+    if settings.redis_url is None or settings.clock == "request":
+        return None
+    return Freeing(settings.redis_url.get_secret_value(), cluster=settings.redis_cluster)
 
 
 class Gatekeeper:

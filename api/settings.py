@@ -72,6 +72,11 @@ class Settings(BaseSettings):
         description="Valkey or Redis to use (`redis://host:port/0`). Without it `tidebook run` "
         "starts its own under the home.",
     )
+    redis_cluster: bool = Field(
+        False,
+        description="Whether `REDIS_URL` names a node of a cluster. Campaigns are then spread "
+        "over its primaries.",
+    )
 
     # --- the HTTP server ----------------------------------------------------------------------
     host: str = Field("127.0.0.1", description="Address to listen on.")
@@ -254,11 +259,69 @@ class Settings(BaseSettings):
         le=1e6,
         description="The same for one network address, whoever calls from it; 0: no limit.",
     )
+    rate_device_per_s: float = Field(
+        0.0,
+        ge=0,
+        le=1e6,
+        description="Claims a second, of one campaign, that the sessions of one device may keep "
+        "up; 0: no limit. Devices name themselves, so this slows mistakes more than malice.",
+    )
+    rate_device_burst: int = Field(
+        40,
+        ge=1,
+        le=1_000_000,
+        description="Claims that the sessions of one device may make at once.",
+    )
+    rate_address_per_s: float = Field(
+        0.0,
+        ge=0,
+        le=1e6,
+        description="Claims a second, of one campaign, that one network address may keep up; 0: no "
+        "limit. Whole towns may share an address behind their provider: set it with care.",
+    )
+    rate_address_burst: int = Field(
+        2_000, ge=1, le=1_000_000, description="Claims that one network address may make at once."
+    )
     rate_timeout_s: float = Field(
         0.25,
         gt=0,
         le=5,
         description="Seconds to wait for Valkey before each server counts on its own.",
+    )
+
+    # --- the gate -----------------------------------------------------------------------------
+    gate_timeout_s: float = Field(
+        0.25,
+        gt=0,
+        le=5,
+        description="Seconds to wait for the gate before claims go to the store without it.",
+    )
+    gate_sold_out_s: float = Field(
+        3.0,
+        ge=0.1,
+        le=60,
+        description="Seconds for which the gate believes «sold out» when nobody renews it. Each "
+        "refusal is compared with the store all the same.",
+    )
+    gate_persons_max: int = Field(
+        200_000,
+        ge=100,
+        le=10_000_000,
+        description="Persons remembered in one half of a campaign's memory at the gate, at about "
+        "130 bytes each.",
+    )
+    gate_persons_s: int = Field(
+        600,
+        ge=10,
+        le=86_400,
+        description="Seconds after which the older half of these persons is forgotten.",
+    )
+    gate_campaigns_max: int = Field(
+        1_024,
+        ge=1,
+        le=100_000,
+        description="Campaigns that one server process keeps up at the gate; the one that was "
+        "idle longest falls out.",
     )
 
     # --- watching -----------------------------------------------------------------------------
