@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from datetime import datetime
 from typing import Final, NamedTuple
 from uuid import UUID, uuid4
@@ -92,7 +92,7 @@ class Drawer:
         self._new_id = new_id
         self._done_with: set[UUID] = set()
 
-    def steps(self, at: datetime | None = None) -> Iterator[Step]:
+    def steps(self, at: datetime | None = None) -> Generator[Step, None, None]:
         """Do what is due, step by step; whoever stops listening stops it after a whole step.
 
         `at` is the instant in simulated time. Raises what the writer and the store raise, and
