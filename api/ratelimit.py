@@ -18,6 +18,7 @@ from typing import Any, Final, NamedTuple
 
 import msgspec
 from redis.asyncio import Redis
+from redis.asyncio.cluster import RedisCluster
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 from redis.exceptions import NoScriptError, RedisError
@@ -118,9 +119,11 @@ class RateLimiter:
         redis_url: str | None,
         *,
         timeout_s: float,
+        cluster: bool = False,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._redis: Any = redis_url and Redis.from_url(
+        kind: Any = RedisCluster if cluster else Redis
+        self._redis: Any = redis_url and kind.from_url(
             redis_url,
             socket_timeout=timeout_s,
             socket_connect_timeout=timeout_s,

@@ -27,6 +27,7 @@ import redis
 from api.embedded import EmbeddedPostgres, EmbeddedValkey
 from ledger.datastore import Datastore
 from ledger.migrations import migrate as migrate_ledger
+from tests.support.valkeys import Cluster, running_cluster
 
 TEMPLATE = "tidebook_template"
 
@@ -153,6 +154,13 @@ def redis_url(valkey_server: EmbeddedValkey) -> str:
     with redis.Redis.from_url(valkey_server.url) as client:
         client.flushall()
     return valkey_server.url
+
+
+@pytest.fixture(scope="session")
+def valkey_cluster(server_home: Path) -> Iterator[Cluster]:
+    """Three primaries that share the slots, on loopback ports."""
+    with running_cluster(server_home) as cluster:
+        yield cluster
 
 
 def wait_until(condition: Callable[[], bool], *, within_s: float = 30.0) -> None:

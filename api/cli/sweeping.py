@@ -61,7 +61,7 @@ def sweep(
             raise Trouble("--at: this ledger's time is the database's, nobody can choose it")
         finite = once or instant is not None
         books = stores.chosen_books(datastore, book) if finite else book or list(settings.books)
-        writers = [stack.enter_context(_writer(datastore, one)) for one in books]
+        writers = [stack.enter_context(_writer(datastore, one, settings)) for one in books]
         sweepers = [_sweeper(datastore, writer, simulated) for writer in writers]
         if finite:
             return _sweep_once(datastore, sweepers, instant, as_json)
@@ -109,7 +109,7 @@ def draw(
         if instant is not None and not simulated:
             raise Trouble("--at: this ledger's time is the database's, nobody can choose it")
         for one in stores.chosen_books(datastore, book):
-            writer = stack.enter_context(_writer(datastore, one))
+            writer = stack.enter_context(_writer(datastore, one, settings))
             drawer = _drawer(datastore, writer, settings, simulated)
             document += _draw_once(drawer, instant)
     if as_json:
@@ -165,16 +165,20 @@ def _draw_once(drawer: Drawer, at: datetime | None) -> list[dict[str, Any]]:
 
 
 @contextmanager
-def _writer(datastore: Datastore, book: str) -> Iterator[GroupCommit]:
+def _writer(datastore: Datastore, book: str, settings: Settings) -> Iterator[GroupCommit]:
+    from api.gatekeeper import freeing_of
     from campaigns.accounting import check_postings
     from campaigns.event_types import MAPPER
     from ledger.commit import GroupCommit
 
-    writer = GroupCommit(datastore, book, MAPPER, check=check_postings).start()
+    freeing = freeing_of(settings)
+    writer = GroupCommit(datastore, book, MAPPER, check=check_postings, observer=freeing).start()
     try:
         yield writer
     finally:
         writer.close()
+        if freeing is not None:
+            freeing.close()
 
 
 def _sweep_once(

@@ -14,6 +14,7 @@ from api.embedded import EmbeddedValkey
 from api.ratelimit import Budget, LocalBuckets, Rate, RateLimiter, address_key
 from tests.api.conftest import MakeApp
 from tests.conftest import free_port
+from tests.support.valkeys import Cluster
 
 SLOW = Rate.per_second(0.01, 5)
 NOBODY_HOME = f"redis://127.0.0.1:{free_port()}/0"
@@ -136,6 +137,16 @@ def test_a_forgotten_script_is_loaded_again(redis_url: str) -> None:
             assert not limiter.degraded
 
         run(redis_url, flushed)
+
+
+def test_a_cluster_counts_as_one_server_does(valkey_cluster: Cluster) -> None:
+    """A burst is admitted and no more."""
+
+    async def burst(limiter: RateLimiter) -> None:
+        assert admitted(await taken(limiter, "k", SLOW, 30)) == 5
+        assert not limiter.degraded
+
+    run(valkey_cluster.url, burst, cluster=True)
 
 
 def test_no_limit_asks_nobody() -> None:

@@ -21,7 +21,7 @@ from campaigns.freeing import Freeing
 from campaigns.gate import GateSettings, Rate, Verdict
 from tests.conftest import free_port, wait_until
 from tests.support.gatehouse import Gatehouse
-from tests.support.valkeys import Cluster, Valkey, running_cluster
+from tests.support.valkeys import Cluster, Valkey
 
 ADMITTED, UNSURE, CLAIMED = Verdict.ADMITTED, Verdict.UNSURE, Verdict.CLAIMED
 SOLD_OUT, TOO_FAST = Verdict.SOLD_OUT, Verdict.TOO_FAST
@@ -538,16 +538,9 @@ def test_facts_that_cannot_be_read_are_not_said(gatehouse: Gatehouse, client: An
 # --- a cluster ------------------------------------------------------------------------------------
 
 
-@pytest.fixture(scope="module")
-def cluster(server_home: Path) -> Iterator[Cluster]:
-    """Three primaries of the embedded binary."""
-    with running_cluster(server_home) as found:
-        yield found
-
-
-def test_campaigns_spread_over_a_cluster(cluster: Cluster) -> None:
+def test_campaigns_spread_over_a_cluster(valkey_cluster: Cluster) -> None:
     """Each campaign's keys are on one primary, and every primary has some campaign's."""
-    with Gatehouse(cluster.url, cluster=True) as gatehouse:
+    with Gatehouse(valkey_cluster.url, cluster=True) as gatehouse:
         for _ in range(20):
             gatehouse.campaign = uuid4()
             gatehouse.rule(free=1)
@@ -556,19 +549,19 @@ def test_campaigns_spread_over_a_cluster(cluster: Cluster) -> None:
             gatehouse.sold_out(9)
             assert gatehouse.verdict("a", "other") is CLAIMED
             assert gatehouse.verdict("c") is SOLD_OUT
-    assert all(node.client.dbsize() > 0 for node in cluster.nodes)
+    assert all(node.client.dbsize() > 0 for node in valkey_cluster.nodes)
 
 
-def test_a_slot_that_moves_takes_its_campaign_along(cluster: Cluster) -> None:
+def test_a_slot_that_moves_takes_its_campaign_along(valkey_cluster: Cluster) -> None:
     """Whoever knocks after the move is answered as before it."""
-    freeing = Freeing(cluster.url, cluster=True)
-    with Gatehouse(cluster.url, cluster=True) as gatehouse:
+    freeing = Freeing(valkey_cluster.url, cluster=True)
+    with Gatehouse(valkey_cluster.url, cluster=True) as gatehouse:
         gatehouse.rule(free=0)
         gatehouse.sold_out(9)
         assert gatehouse.verdict("a") is SOLD_OUT
-        here = cluster.node_of(gatehouse.door.tag)
-        there = next(node for node in cluster.nodes if node is not here)
-        cluster.move(gatehouse.door.tag, there)
+        here = valkey_cluster.node_of(gatehouse.door.tag)
+        there = next(node for node in valkey_cluster.nodes if node is not here)
+        valkey_cluster.move(gatehouse.door.tag, there)
         assert gatehouse.verdict("b") is SOLD_OUT
         assert there.client.exists(f"{gatehouse.door.tag}h")
         freeing.freeing("main", 12, [(gatehouse.campaign, POOL)])
@@ -577,11 +570,11 @@ def test_a_slot_that_moves_takes_its_campaign_along(cluster: Cluster) -> None:
     freeing.close()
 
 
-def test_functions_are_loaded_on_every_primary(cluster: Cluster) -> None:
+def test_functions_are_loaded_on_every_primary(valkey_cluster: Cluster) -> None:
     """Also after one of them has lost them."""
-    with Gatehouse(cluster.url, cluster=True) as gatehouse:
+    with Gatehouse(valkey_cluster.url, cluster=True) as gatehouse:
         gatehouse.rule()
-        for node in cluster.nodes:
+        for node in valkey_cluster.nodes:
             node.client.function_flush()
         assert gatehouse.verdict("a") is ADMITTED
-        assert all(len(node.client.function_list()) == 1 for node in cluster.nodes)
+        assert all(len(node.client.function_list()) == 1 for node in valkey_cluster.nodes)
