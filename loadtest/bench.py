@@ -5,7 +5,8 @@
 It starts every server itself, as a child on loopback with a home in a temporary directory, and
 leaves nothing behind. All contenders run by turns (A B C A B C …) after a warm-up, so that a slow
 minute of the machine slows all of them. After the last run the whole book is read over HTTP and
-checked; a benchmark whose invariants do not hold ends with status 1, whatever its figures are.
+checked; a benchmark whose invariants do not hold ends with status 1, whatever its figures are. A
+contender that fails is named, and the others go on; it must never have a figure.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ import signal
 import statistics
 import sys
 import tempfile
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -30,37 +31,19 @@ from typing import TYPE_CHECKING, Final, Self
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
-from loadtest import report
-from loadtest.contenders import (
-    BOOK,
-    CREATED,
-    Constant,
-    Contender,
-    KnownPeople,
-    NewPeople,
-    Stock,
-    Tidebook,
-    WithProjections,
-)
-from loadtest.invariants import check
-from loadtest.report import Latency, Measurement, Report
+from loadtest import lineup, report
+from loadtest.contenders import Contender, Outcome
+from loadtest.report import Failure, Latency, Measurement, Report
 from loadtest.servers import POSTGRES_SETTINGS, PeakMemory
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-CONTENDERS: Final = ("constant", "stock", "tidebook")
-WARM_UP_S: Final = 1.5
-CLAIMS_PER_S_MAX: Final = 20_000
-"""A run prepares requests for this rate; a faster server would end the run a little early."""
+    from loadtest.ours import Tidebook
 
-TITLES: Final = {
-    "constant": "constant answer",
-    "stock": "stock recorder",
-    "tidebook": "Tidebook",
-    "tidebook_new_people": "… new people",
-    "tidebook_with_projections": "… with projections",
-}
+WARM_UP_S: Final = 1.5
+REBUILD: Final = "rebuild"
+CHECK: Final = "check"
 
 
 @dataclass(frozen=True)
@@ -69,23 +52,18 @@ class Plan:
 
     runs: int
     seconds: float
-    people: int
-    campaigns_per_run: int
     workers: int
     only: Sequence[str]
 
     @classmethod
     def of(cls, options: argparse.Namespace) -> Plan:
         """The plan that the options ask for; `--quick` is for trying things out."""
-        runs, seconds, people = (2, 1.0, 1_000) if options.quick else (5, 4.0, 2_000)
-        seconds = options.seconds or seconds
+        runs, seconds = (1, 0.7) if options.quick else (5, 3.0)
         return cls(
             runs=options.runs or runs,
-            seconds=seconds,
-            people=people,
-            campaigns_per_run=math.ceil(CLAIMS_PER_S_MAX * seconds / people),
+            seconds=options.seconds or seconds,
             workers=options.workers,
-            only=options.only,
+            only=lineup.chosen(options.only, REBUILD),
         )
 
 
@@ -94,54 +72,61 @@ class Series:
     """What the runs of one contender gave."""
 
     contender: Contender
-    rates: list[float] = field(default_factory=list)
-    p50s_ms: list[float] = field(default_factory=list)
-    p99s_ms: list[float] = field(default_factory=list)
-    cpu_us: defaultdict[str, list[float]] = field(default_factory=lambda: defaultdict(list))
+    outcomes: list[Outcome] = field(default_factory=list)
     peak_bytes: dict[str, int] = field(default_factory=dict)
+    findings: list[str] = field(default_factory=list)
+
+    @property
+    def name(self) -> str:
+        """What the contender is called."""
+        return self.contender.name
 
     def run(self, seconds: float) -> None:
         """One run, with the memory of the contender's processes watched."""
         with PeakMemory(self.contender.roots) as memory:
-            run = self.contender.run(seconds)
+            outcome = self.contender.run(seconds)
         for name, used in memory.peak_bytes.items():
             self.peak_bytes[name] = max(self.peak_bytes.get(name, 0), used)
-        if set(run.statuses) != {CREATED}:
-            raise NotMeasurable(self.contender.name, run.status_counts(), dict(run.codes))
-        self.rates.append(run.rate(status=CREATED))
-        self.p50s_ms.append(run.percentile_ms(0.50))
-        self.p99s_ms.append(run.percentile_ms(0.99))
-        for name, used_s in run.cpu_s.items():
-            self.cpu_us[name].append(used_s / len(run.statuses) * 1e6)
+        self.outcomes.append(outcome)
+        self.findings += outcome.findings
 
-    def forget(self) -> None:
-        """Drop the figures so far: the warm-up is over."""
-        for runs in (self.rates, self.p50s_ms, self.p99s_ms):
-            runs.clear()
-        self.cpu_us.clear()
-
-    def measurement(self, baseline: Measurement | None) -> Measurement:
+    def measurement(self) -> Measurement:
         """The runs, summed up."""
+        outcomes = self.outcomes
+        others: Counter[str] = Counter()
+        for outcome in outcomes:
+            others.update(outcome.others)
+        entry = lineup.ENTRIES[self.name]
         return Measurement.of(
-            self.contender.name,
-            TITLES[self.contender.name],
-            "answers/s" if self.contender.name == Constant.name else "claims/s",
-            self.rates,
-            baseline=baseline,
+            self.name,
+            entry.title,
+            entry.unit,
+            [outcome.per_s for outcome in outcomes],
+            kind=entry.kind,
             latency=Latency(
-                round(statistics.median(self.p50s_ms), 2), round(statistics.median(self.p99s_ms), 2)
+                round(statistics.median(outcome.p50_ms for outcome in outcomes), 2),
+                round(statistics.median(outcome.p99_ms for outcome in outcomes), 2),
             ),
             connections=self.contender.connections,
             peak_memory_bytes=self.peak_bytes,
-            cpu_us={name: round(statistics.median(us), 1) for name, us in self.cpu_us.items()},
+            cpu_us={
+                name: round(statistics.median(o.cpu_us.get(name, 0.0) for o in outcomes), 1)
+                for name in outcomes[0].cpu_us
+            },
+            lag_s=_largest([outcome.lag_s for outcome in outcomes]),
+            offered_per_s=_median([outcome.offered_per_s for outcome in outcomes]),
+            others=dict(others),
         )
 
 
-class NotMeasurable(Exception):
-    """A contender answered something else than 201: its rate would be a lie."""
+def _largest(values: Sequence[float | None]) -> float | None:
+    known = [value for value in values if value is not None]
+    return round(max(known), 3) if known else None
 
-    def __init__(self, name: str, statuses: dict[int, int], codes: dict[str, int]) -> None:
-        super().__init__(f"{name} answered {statuses} {codes}")
+
+def _median(values: Sequence[float | None]) -> float | None:
+    known = [value for value in values if value is not None]
+    return round(statistics.median(known), 1) if known else None
 
 
 @dataclass
@@ -168,6 +153,7 @@ class Rebuilds:
                 f"rebuild {name.replace('_', ' ')}",
                 "events/s",
                 rates,
+                kind="rebuild",
                 peak_memory_bytes={"rebuild": self.peak_bytes},
             )
             for name, rates in self.rates.items()
@@ -179,7 +165,7 @@ class Steps:
 
     def __init__(self, console: Console, total: int) -> None:
         self._bar = Progress(
-            TextColumn("{task.description:<40}"),
+            TextColumn("{task.description:<44}"),
             BarColumn(),
             TextColumn("{task.completed:.0f}/{task.total:.0f}"),
             TimeElapsedColumn(),
@@ -189,7 +175,7 @@ class Steps:
         )
         self._task = self._bar.add_task("", total=total)
 
-    def step(self, description: str, work: Callable[[], None]) -> None:
+    def step(self, description: str, work: Callable[[], object]) -> None:
         """Show what is done now, do it, and count it."""
         self._bar.update(self._task, description=description)
         self._bar.refresh()
@@ -212,65 +198,77 @@ class Bench:
         self._console = console
         self._rebuilds = Rebuilds()
         self.measurements: list[Measurement] = []
+        self.failures: list[Failure] = []
         self.findings: list[str] = []
         self.events = 0
 
     def measure(self, home: Path) -> None:
         """Start everything, measure by turns, check, and end everything."""
-        with contextlib.ExitStack() as servers:
-            self._console.print("Starting servers …")
-            series, tidebook = self._start(home, servers)
-            steps = len(series) * (1 + self._plan.runs) + (self._plan.runs + 2) * bool(tidebook)
-            with Steps(self._console, steps) as progress:
-                self._by_turns(series, progress)
-                if tidebook is not None:
-                    self._behind(tidebook, progress)
-        stock = next((s.measurement(None) for s in series if s.contender.name == Stock.name), None)
-        for one in series:
-            baseline = stock if one.contender.name != Stock.name else None
-            self.measurements.append(one.measurement(baseline))
-        self.measurements += self._rebuilds.measurements()
-
-    def _start(
-        self, home: Path, servers: contextlib.ExitStack
-    ) -> tuple[list[Series], Tidebook | None]:
         plan = self._plan
-        contenders: list[Contender] = []
-        tidebook = None
-        if "constant" in plan.only:
-            contenders.append(servers.enter_context(Constant.started(home, plan.workers)))
-        if "stock" in plan.only:
-            contenders.append(servers.enter_context(Stock.started(home, plan.workers)))
-        if "tidebook" in plan.only:
-            tidebook = servers.enter_context(Tidebook.started(home, plan.workers))
-            known = KnownPeople(tidebook, plan.people, plan.campaigns_per_run)
-            new = NewPeople(tidebook, plan.people)
-            contenders += [known, new, WithProjections(tidebook, known)]
-        return [Series(contender) for contender in contenders], tidebook
+        people = math.ceil(lineup.PEOPLE_PER_S * plan.seconds)
+        with contextlib.ExitStack() as servers:
+            stage = lineup.Stage(home, plan.workers, people, servers)
+            turns = len(plan.only) * (2 + plan.runs)
+            with Steps(self._console, turns + plan.runs + 1) as progress:
+                series = self._start(stage, progress)
+                self._by_turns(series, progress)
+                if stage.tidebook is not None:
+                    self._behind(stage.tidebook, progress)
+        for one in series:
+            self.findings += one.findings
+        kept = [one.measurement() for one in series if not self._has_failed(one.name)]
+        rebuilds = [] if self._has_failed(REBUILD) else self._rebuilds.measurements()
+        self.measurements = report.compared([*kept, *rebuilds])
+
+    def _start(self, stage: lineup.Stage, progress: Steps) -> list[Series]:
+        series: list[Series] = []
+
+        def start(name: str) -> None:
+            series.append(Series(lineup.ENTRIES[name].start(stage)))
+
+        for name in self._plan.only:
+            if name != REBUILD:
+                self._try(name, f"start of {name}", partial(start, name), progress)
+        return series
 
     def _by_turns(self, series: list[Series], progress: Steps) -> None:
         for one in series:
             warm_up_s = min(WARM_UP_S, self._plan.seconds)
-            progress.step(f"warm-up of {one.contender.name}", partial(one.run, warm_up_s))
-            one.forget()
+            self._try(one.name, f"warm-up of {one.name}", partial(one.run, warm_up_s), progress)
+            one.outcomes.clear()
         for turn in range(1, self._plan.runs + 1):
             for one in series:
-                name = f"run {turn} of {one.contender.name}"
-                progress.step(name, partial(one.run, self._plan.seconds))
+                if not self._has_failed(one.name):
+                    run = partial(one.run, self._plan.seconds)
+                    self._try(one.name, f"run {turn} of {one.name}", run, progress)
 
     def _behind(self, tidebook: Tidebook, progress: Steps) -> None:
         """What reads behind the claims: rebuilds, and the check of every event."""
-        for turn in range(1, self._plan.runs + 1):
-            progress.step(f"rebuild {turn}", partial(self._rebuilds.run, tidebook))
-        progress.step("check of every event", partial(self._check, tidebook))
+        if REBUILD in self._plan.only:
+            for turn in range(1, self._plan.runs + 1):
+                rebuild = partial(self._rebuilds.run, tidebook)
+                if not self._has_failed(REBUILD):
+                    self._try(REBUILD, f"rebuild {turn}", rebuild, progress)
+        else:
+            follow = partial(tidebook.command, "project", "--once")
+            self._try(CHECK, "projections", follow, progress)
+        self._try(CHECK, "check of every event", partial(self._check, tidebook), progress)
 
     def _check(self, tidebook: Tidebook) -> None:
-        with tidebook.staff().auditor as auditor:
-            books = check(auditor, BOOK)
-        for campaign, said in tidebook.answers.items():
-            books.check_claim_answers(campaign, said.acknowledged, unknown=said.unknown)
-        self.findings += [str(finding) for finding in books.findings]
-        self.events = books.position
+        self.events, findings = tidebook.check()
+        self.findings += findings
+
+    def _try(self, name: str, what: str, work: Callable[[], object], progress: Steps) -> None:
+        """Do one step of a contender; when it fails, it is out, and the others go on."""
+        try:
+            progress.step(what, work)
+        except Exception as error:  # noqa: BLE001 - whatever it was, it is this contender's alone
+            said = f"{type(error).__name__}: {error}".strip()[:2000]
+            self.failures.append(Failure(name, what, said))
+            self._console.print(f"[red]✗[/red] {what}: {said}", highlight=False, markup=True)
+
+    def _has_failed(self, name: str) -> bool:
+        return any(failure.name == name for failure in self.failures)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -296,17 +294,21 @@ def main(arguments: Sequence[str] | None = None) -> int:
         versions=report.versions(),
         postgres=POSTGRES_SETTINGS,
         measurements=bench.measurements,
+        targets=report.targets(bench.measurements),
         events=bench.events,
         findings=bench.findings,
+        failures=bench.failures,
     )
     report.write(result, options.json)
     for table in report.tables(result):
         console.print(table)
     _conclude(console, result, options.json)
-    return 1 if result.findings else 0
+    return 1 if result.findings or result.failures else 0
 
 
 def _conclude(console: Console, result: Report, path: Path) -> None:
+    for failure in result.failures:
+        console.print(f"[red]✗[/red] {failure.name}: {failure.what} failed", highlight=False)
     for finding in result.findings[:20]:
         console.print(f"[red]✗[/red] {finding}", highlight=False)
     if result.events:
@@ -319,18 +321,20 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m loadtest.bench",
         description="Measure Tidebook against its baselines, in turns, on this machine. Starts "
-        "all servers itself and takes about five minutes; keep the machine quiet meanwhile.",
+        "all servers itself and takes a quarter of an hour; keep the machine quiet meanwhile.",
     )
-    parser.add_argument("--quick", action="store_true", help="half a minute, for trying it out")
-    parser.add_argument("--runs", type=int, help="runs of each contender (default 5, quick 2)")
-    parser.add_argument("--seconds", type=float, help="length of a run (default 4, quick 1)")
+    parser.add_argument("--quick", action="store_true", help="about a minute, for trying it out")
+    parser.add_argument("--runs", type=int, help="runs of each contender (default 5, quick 1)")
+    parser.add_argument("--seconds", type=float, help="length of a run (default 3, quick 0.7)")
     parser.add_argument("--workers", type=int, default=2, help="server processes each (default 2)")
     parser.add_argument(
         "--only",
         nargs="+",
-        choices=CONTENDERS,
-        default=CONTENDERS,
-        help="measure some of them",
+        metavar="NAME",
+        choices=[*lineup.GROUPS, *lineup.ENTRIES, REBUILD],
+        default=[],
+        help=f"measure some of them: {', '.join([*lineup.ENTRIES, REBUILD])}; "
+        f"or all of {', '.join(lineup.GROUPS)}",
     )
     parser.add_argument(
         "--json", type=Path, default=Path("bench.json"), metavar="PATH", help="where to write"
