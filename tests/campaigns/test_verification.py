@@ -13,11 +13,13 @@ from hashlib import sha1
 from typing import Any, cast
 from uuid import UUID, uuid4
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from msgspec.structs import replace
 
+from api.drawer import Drawer
 from campaigns.accounting import postings_of
 from campaigns.campaign import (
     BudgetReclaimed,
@@ -26,6 +28,7 @@ from campaigns.campaign import (
     CampaignOpened,
     CampaignPaused,
     FundingProposed,
+    Intake,
 )
 from campaigns.coupon import (
     CouponClaimed,
@@ -42,9 +45,19 @@ from campaigns.refusals import PRECEDENCE
 from campaigns.verification import REFUSALS, RULE_CODES, SUCCESSES, Audit, verify
 from ledger.datastore import Datastore
 from ledger.events import Actor, Event, Why
-from ledger.history import History
+from ledger.history import Entry, History
 from tests.support.damage import Damage, damaged
-from tests.support.desk import ALICE, BOB, NOON, SPONSOR, Desk, person, tourist
+from tests.support.desk import (
+    ALICE,
+    BOB,
+    DRAW_KEY,
+    NOON,
+    SPONSOR,
+    Desk,
+    person,
+    terms_of,
+    tourist,
+)
 from tests.support.story import AFTER_VALIDITY, Story, tell
 
 
@@ -591,6 +604,134 @@ def test_a_wrong_decision_is_found(
     with damaged(database_url) as hand:
         damage(Forger(hand, story))
     assert findings(history) == codes
+
+
+# Lotteries
+
+
+@pytest.fixture
+def lottery(datastore: Datastore) -> list[Entry]:
+    """The events of a book with a lottery: six entered for three coupons and it was drawn."""
+    desk = Desk(datastore)
+    terms = terms_of(claim_from=NOON, intake=Intake(kind="lottery", seconds=30))
+    campaign = desk.opened(3, terms)
+    for n in range(1, 7):
+        desk.claim(campaign, person(n))
+    for _ in Drawer(datastore, desk.writer, lambda: DRAW_KEY).steps(NOON + timedelta(hours=1)):
+        pass
+    desk.close()
+    return list(History(datastore, "main", MAPPER).entries())
+
+
+Edit = Callable[[dict[str, Any]], dict[str, Any]]
+
+
+def edited(entries: list[Entry], topic: str, edit: Edit, nth: int = -1) -> list[str]:
+    """Return what is found when the state of an event, the last of its topic, is another one."""
+    at = [place for place, entry in enumerate(entries) if entry.topic == topic][nth]
+    state = msgspec.json.encode(edit(msgspec.json.decode(entries[at].state)))
+    rest = [*entries[:at], entries[at]._replace(state=state), *entries[at + 1 :]]
+    return [finding.code for finding in verify("main", rest)]
+
+
+def late_entry(entries: list[Entry]) -> list[str]:
+    """Somebody is found to have entered after the draw."""
+    last = entries[-1]
+    entry = next(one for one in entries if one.topic == "coupon.entered")
+    state = msgspec.json.decode(entry.state)
+    claim = msgspec.json.decode(last.state)
+    state |= {"at": claim["at"], "person": person(9), "campaign_version": claim["campaign_version"]}
+    stream = coupon_id(UUID(state["campaign"]), person(9), 1)
+    late = Entry(last.position + 1, stream, 1, entry.topic, msgspec.json.encode(state))
+    return [finding.code for finding in verify("main", [*entries, late])]
+
+
+def loser_gets_it(entries: list[Entry]) -> list[str]:
+    """The last coupon went to somebody who was not drawn."""
+    last = entries[-1]
+    given = {entry.stream for entry in entries if entry.topic == "coupon.claimed"}
+    loser = next(
+        entry for entry in entries if entry.topic == "coupon.entered" and entry.stream not in given
+    )
+    who = msgspec.json.decode(loser.state)["person"]
+    state = msgspec.json.encode(msgspec.json.decode(last.state) | {"person": who})
+    forged = last._replace(stream=loser.stream, state=state)
+    return [finding.code for finding in verify("main", [*entries[:-1], forged])]
+
+
+def without(name: str) -> Edit:
+    """An edit that takes a field away."""
+    return lambda state: {key: value for key, value in state.items() if key != name}
+
+
+def with_(**changes: Any) -> Edit:
+    """An edit that changes fields."""
+    return lambda state: state | changes
+
+
+@pytest.mark.parametrize(
+    ("damage", "codes"),
+    [
+        (lambda book: edited(book, "campaign.drawn", with_(entrants=7)), ["draw_differs"]),
+        (lambda book: edited(book, "campaign.drawn", with_(threshold="f" * 64)), ["draw_differs"]),
+        (
+            lambda book: edited(book, "campaign.drawn", with_(entrants_sha256="0" * 64)),
+            ["draw_differs"],
+        ),
+        (
+            lambda book: edited(book, "campaign.drawn", with_(seed="00" * 32)),
+            ["seed_differs", *3 * ["not_a_winner"]],
+        ),
+        (
+            lambda book: edited(book, "campaign.drawn", with_(seed="no hex")),
+            ["seed_differs", *3 * ["not_a_winner"]],
+        ),
+        (
+            lambda book: edited(book, "campaign.intake_closed", with_(places=4)),
+            ["draw_differs", "draw_differs"],
+        ),
+        (
+            lambda book: edited(
+                book, "campaign.intake_closed", with_(at="2026-05-01T12:00:29.999999Z")
+            ),
+            ["illegal_step"],
+        ),
+        (lambda book: edited(book, "coupon.claimed", without("drawn")), ["draw_incomplete"]),
+        (late_entry, ["entry_outside_intake"]),
+        (loser_gets_it, ["not_a_winner"]),
+    ],
+)
+def test_a_wrong_draw_is_found(
+    lottery: list[Entry], damage: Callable[[list[Entry]], list[str]], codes: list[str]
+) -> None:
+    """Whatever a draw was bent to, its recomputation tells."""
+    assert [finding.code for finding in verify("main", lottery)] == []
+    assert damage(lottery) == codes
+
+
+def test_a_commitment_without_a_lottery_is_found(history: History) -> None:
+    """And a lottery without one is as well: then everything after it hangs in the air."""
+    opening = with_(seed_commitment="00" * 32)
+    assert edited(list(history.entries()), "campaign.opened", opening) == ["seed_commitment"]
+
+
+def test_a_lottery_without_a_commitment_is_found(lottery: list[Entry]) -> None:
+    """Nobody could prove that its seed was not chosen at the end."""
+    found = edited(lottery, "campaign.opened", without("seed_commitment"))
+    assert found[0] == "seed_commitment"
+
+
+def test_a_lottery_is_sound_at_every_position(lottery: list[Entry]) -> None:
+    """A book that ends in the middle of a draw is not a wrong one."""
+    for end in range(len(lottery)):
+        assert [finding.code for finding in verify("main", lottery[:end])] == []
+
+
+def test_a_lost_entry_blames_no_draw(lottery: list[Entry]) -> None:
+    """With an entry unreadable the draw cannot be recomputed, and nobody is accused."""
+    at = next(place for place, entry in enumerate(lottery) if entry.topic == "coupon.entered")
+    rest = [*lottery[:at], lottery[at]._replace(topic="x"), *lottery[at + 1 :]]
+    assert [finding.code for finding in verify("main", rest)] == ["unknown_event_type"]
 
 
 def test_accounts_that_forget_a_step_are_found(history: History) -> None:
