@@ -113,12 +113,7 @@ class _Malformed(ValueError):
 
 def _parse_object(body: bytes) -> dict[str, Any]:
     try:
-        parsed = json.loads(
-            body.decode("utf-8"),
-            object_pairs_hook=_without_twins,
-            parse_int=_bounded_int,
-            parse_constant=_refuse_constant,
-        )
+        parsed = _decoder.decode(body.decode("utf-8"))
     except UnicodeDecodeError:
         raise Problem("malformed_json", "The body is not UTF-8.") from None
     except _Malformed as error:
@@ -145,6 +140,11 @@ def _bounded_int(digits: str) -> int:
 
 def _refuse_constant(_name: str) -> Any:
     raise _Malformed("NaN and Infinity are not JSON.")
+
+
+_decoder: Final = json.JSONDecoder(
+    object_pairs_hook=_without_twins, parse_int=_bounded_int, parse_constant=_refuse_constant
+)
 
 
 # --- words for broken rules -----------------------------------------------------------------------

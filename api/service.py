@@ -24,6 +24,7 @@ from api import metrics, traffic
 from api.callers import Caller, Pseudonyms, Role
 from api.errors import RETRY_SOON, UNSIGNED, Problem, rate_limited, unauthenticated
 from api.exchange import Incoming
+from api.gatekeeper import freeing_of, gatekeeper_of
 from api.issuers import DEV_ISSUER, DevelopmentIssuer, OidcKeys
 from api.logs import Log
 from api.passage import Passages
@@ -36,6 +37,7 @@ from api.traffic import CampaignTraffic
 from api.views import BookReadiness, Readiness
 from campaigns.accounting import check_postings
 from campaigns.event_types import MAPPER
+from campaigns.freeing import Freeing
 from ledger import safety
 from ledger.books import Book
 from ledger.commit import GroupCommit, Limits
@@ -93,6 +95,7 @@ class Service:
         self.limiter = RateLimiter(
             redis_url.get_secret_value() if redis_url is not None else None,
             timeout_s=settings.rate_timeout_s,
+            cluster=settings.redis_cluster,
         )
         self.missing = Budget(self.limiter)
         self.traffic = CampaignTraffic()
@@ -102,7 +105,12 @@ class Service:
             slow_lane_max=settings.slow_lane_max,
             traffic=self.traffic,
         )
+        self.gatekeeper = gatekeeper_of(settings, self.datastore)
+        if self.gatekeeper is not None:
+            self.passages.gate = self.gatekeeper.gate
+            self.passages.gate_paces = True
         self.writers: dict[Book, GroupCommit] = {}
+        self._observers: list[Freeing] = []
         self._running: list[asyncio.Task[None]] = []
 
     async def start(self) -> None:
@@ -111,8 +119,16 @@ class Service:
         await self.in_store(self.sessions.revocations.read)
         limits = Limits(queue_max=self.settings.queue_max, batch_max=self.settings.batch_max)
         for book in self.settings.books:
-            writer = GroupCommit(self.datastore, book, MAPPER, limits=limits, check=check_postings)
-            self.writers[book] = writer.start()
+            self.writers[book] = GroupCommit(
+                self.datastore,
+                book,
+                MAPPER,
+                limits=limits,
+                check=check_postings,
+                observer=self._new_observer(),
+            ).start()
+        if self.gatekeeper is not None:
+            await self.gatekeeper.start()
         self._running = [
             asyncio.create_task(self._watch()),
             asyncio.create_task(self._watch_revocations()),
@@ -124,11 +140,21 @@ class Service:
         for task in self._running:
             task.cancel()
         await asyncio.gather(*(asyncio.to_thread(writer.close) for writer in self.writers.values()))
+        if self.gatekeeper is not None:
+            await self.gatekeeper.close()
+        for observer in self._observers:
+            observer.close()
         with suppress(Problem, es.PersistenceError):
             await self._store_traffic()
         await self.limiter.close()
         self._threads.shutdown(wait=False)
         self.datastore.close()
+
+    def _new_observer(self) -> Freeing | None:
+        observer = freeing_of(self.settings)
+        if observer is not None:
+            self._observers.append(observer)
+        return observer
 
     # --- who calls, and how often -------------------------------------------------------------
 

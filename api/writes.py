@@ -158,6 +158,7 @@ class Write(Generic[BodyT]):
                 key=heading.key,
                 fingerprint=self._fingerprint(path, body),
                 at=heading.at,
+                mark=mark,
             )
         )
         knock = None
