@@ -72,7 +72,7 @@ def throughput(report: Json) -> str:
         if report.get("curve"):
             planned = [[at_s, share * report["arrivals"]] for at_s, share in report["curve"]]
             axes.plot(*_columns(planned), color=GREY, ls="--", lw=1.2, label="planned arrivals")
-        axes.set_ylim(bottom=0)
+        axes.set_ylim(0, 1.3 * axes.get_ylim()[1])
         axes.legend(ncols=3, loc="upper right")
     return chart.svg
 
@@ -121,7 +121,7 @@ def refusals(report: Json) -> str:
             values = [one["refusals"].get(code, 0) / width for one in moments]
             axes.bar(at, values, width, below, color=COLOURS[number % len(COLOURS)], label=code)
             below = [a + b for a, b in zip(below, values, strict=True)]
-        axes.set_ylim(bottom=0)
+        axes.set_ylim(0, 1.3 * max([1.0, *below]))
         if codes:
             axes.legend(ncols=2, loc="upper right")
     return chart.svg
@@ -182,7 +182,7 @@ def first_seconds(report: Json) -> str:
         for kind, colour in KINDS.items():
             values = [100 * slot["first_by_kind"].get(kind, 0) / slot["claims"] for slot in slots]
             if any(values):
-                axes.barh(names, values, 0.6, left, color=colour, label=f"{kind}, first second")
+                axes.barh(names, values, 0.6, left, color=colour, label=kind)
                 left = [a + b for a, b in zip(left, values, strict=True)]
         rest = [100 - done for done in left]
         axes.barh(names, rest, 0.6, left, color=GREY, alpha=0.3, label="later")

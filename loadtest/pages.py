@@ -234,7 +234,7 @@ def _figures(report: Json) -> Iterable[str]:
         names = sorted({name for row in system for name in row[what]})
         yield _figure(
             heading,
-            "by tree of processes; pages in common are divided" if scale > 1 else "cores in use",
+            "by tree of processes" if scale > 1 else "cores in use",
             chart(report),
             ["s", *names],
             (
@@ -246,7 +246,7 @@ def _figures(report: Json) -> Iterable[str]:
     if any(slot["claims"] for slot in report["slots"]):
         yield _figure(
             "First second of each slot",
-            "who got the coupons, and when they asked",
+            "who asked in the first second and got a coupon",
             charts.first_seconds(report),
             ["campaign", "coupons", "in the first second"],
             ([s["campaign"], s["claims"], s["in_first_second"]] for s in report["slots"]),

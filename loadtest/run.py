@@ -21,7 +21,7 @@ from loadtest.openloop import CONNECTIONS_MAX, OpenLoop
 from loadtest.scenarios.crowd import SESSION_RUN_MAX_S, Crowd
 from loadtest.scenarios.curves import rate
 from loadtest.scenarios.visits import BOOK
-from loadtest.testimony import testify
+from loadtest.testimony import check_answers
 from loadtest.watch import Watcher
 
 if TYPE_CHECKING:
@@ -111,7 +111,7 @@ def verify(url: str, recording: Recording) -> Books:
                 seen = f"{BOOK}:{books.position}"
                 balance = owner.get("/v1/merchant/balance", min_position=seen)
                 books.check_merchant(merchant, balance["items"])
-    testify(books, recording)
+    check_answers(books, recording)
     recording.note(
         events=books.position,
         coupons=books.coupon_count,

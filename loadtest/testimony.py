@@ -92,7 +92,7 @@ CREATE INDEX temp.owned_who ON owned (who, campaign, position);
 """
 
 
-def testify(books: Books, recording: Recording) -> None:
+def check_answers(books: Books, recording: Recording) -> None:
     """Check every recorded answer against the book; `books` was folded on the recording's shelf."""
     shelf = recording.shelf
     assert books.shelf is shelf, "the fold lies beside the recording"

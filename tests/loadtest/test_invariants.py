@@ -2,120 +2,22 @@
 
 from __future__ import annotations
 
+import ast
 import copy
-from collections.abc import Callable
+import tracemalloc
+from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
-from uuid import UUID, uuid4, uuid5
+from uuid import UUID, uuid4
 
 import pytest
 
 from loadtest.invariants import Books, fold
+from loadtest.testimony import SPANS
+from tests.loadtest.histories import CAMPAIGN, FACE, Event, History, coupon, day
 
-Event = dict[str, Any]
-
-CAMPAIGN = UUID(int=1)
-FACE = 5_000
-
-
-def coupon(person: str, n: int = 1) -> str:
-    """The coupon's stream as the service derives it; any distinct text would do."""
-    return str(uuid5(CAMPAIGN, f"{person}:{n}"))
-
-
-class History:
-    """A true history, written event by event."""
-
-    def __init__(self) -> None:
-        self.events: list[Event] = []
-        self._versions: dict[str, int] = {}
-
-    def add(self, topic: str, stream: str, **data: Any) -> History:
-        """Append an event with its position, version and time."""
-        version = self._versions[stream] = self._versions.get(stream, 0) + 1
-        position = len(self.events) + 1
-        self.events.append(
-            {
-                "position": position,
-                "topic": topic,
-                "stream": stream,
-                "version": version,
-                "state": {"at": f"2026-05-01T02:00:{position:02}Z", **data},
-            }
-        )
-        return self
-
-    def campaign(self, topic: str, **data: Any) -> History:
-        """Append an event of the campaign."""
-        return self.add(f"campaign.{topic}", str(CAMPAIGN), **data)
-
-    def funded(self, quota: int, budget: int) -> History:
-        """Draft, fund and open the campaign."""
-        self.campaign("drafted", terms={"per_person_limit": 1, "restock": False})
-        self.campaign("funding_proposed", quota=quota, budget_minor=budget)
-        self.campaign(
-            "funded",
-            quota=quota,
-            budget_minor=budget,
-            quota_change=quota,
-            budget_change_minor=budget,
-            currency="CNY",
-            sponsor="city",
-        )
-        return self.campaign("opened")
-
-    def claimed(self, person: str, n: int = 1) -> History:
-        """Append a claim."""
-        return self.add(
-            "coupon.claimed",
-            coupon(person, n),
-            campaign=str(CAMPAIGN),
-            person=person,
-            n=n,
-            face_minor=FACE,
-            threshold_minor=20_000,
-            currency="CNY",
-        )
-
-    def of_coupon(self, topic: str, person: str, **data: Any) -> History:
-        """Append a later event of a person's first coupon."""
-        common = {"campaign": str(CAMPAIGN), "person": person, "currency": "CNY"}
-        return self.add(f"coupon.{topic}", coupon(person), **common, **data)
-
-    def redeemed(self, person: str, total: int = 30_000) -> History:
-        """Append a redemption at the one merchant."""
-        return self.of_coupon(
-            "redeemed",
-            person,
-            merchant="inn",
-            order="A1",
-            order_total_minor=total,
-            discount_minor=FACE,
-        )
-
-    def refunded(self, person: str, order: str = "A1") -> History:
-        """Append the refund of that redemption."""
-        return self.of_coupon("refunded", person, merchant="inn", order=order, amount_minor=FACE)
-
-    def returned(self, topic: str, person: str, to: str = "campaign") -> History:
-        """Append an expiry, a void or a reclaim."""
-        return self.of_coupon(topic, person, amount_minor=FACE, to=to, sponsor="city")
-
-
-def day() -> History:
-    """A true history with every kind of event: claims, spending, refunds, ends and a close."""
-    history = History().funded(10, 10 * FACE)
-    for person in "abcdef":
-        history.claimed(person)
-    history.redeemed("a").redeemed("b").refunded("b").redeemed("c").refunded("c")
-    history.campaign("paused").campaign("resumed")
-    history.returned("voided", "c").returned("expired", "d")
-    history.campaign("closed")
-    history.campaign("budget_reclaimed", amount_minor=6 * FACE, currency="CNY", sponsor="city")
-    return (
-        history.returned("expired", "e", to="sponsor")
-        .refunded("a")
-        .returned("reclaimed", "a", to="sponsor")
-    )
+HERE = Path(__file__).parent
+LOADTEST = HERE.parents[1] / "loadtest"
 
 
 def rules(books: Books) -> set[str]:
@@ -184,6 +86,9 @@ def swap(index: int) -> Callable[[list[Event]], None]:
         (change(17, stream=str(uuid4())), "coupons are claimed first"),
         (change(20, amount_minor=FACE), "a close reclaims what is free"),
         (change(5, face_minor=100 * FACE), "nothing is negative"),
+        (change(5, currency="USD"), "money is conserved"),
+        (change(17, amount_minor=1), "holders hold their coupons' worth"),
+        (change(5, campaign=str(uuid4())), "campaigns are drafted first"),
         (
             change(12, topic="coupon.expired", to="campaign", sponsor="city"),
             "coupon.expired only when ('held',)",
@@ -260,6 +165,7 @@ def test_figures_that_differ_from_the_fold_are_found() -> None:
     assert books.findings == []
     wrong = coupons | {"held": 2}
     books.check_figures(CAMPAIGN.hex, {"quota": 10, "coupons": wrong, "money": money})
+    assert rules(books) == {"figures equal the fold"}
     assert [finding.detail for finding in books.findings] == ["held 2, folded 1"]
 
 
@@ -278,3 +184,49 @@ def test_the_ids_of_answers_and_of_events_are_the_same_thing() -> None:
     public = f"cpn_main_{UUID(coupon('a')).hex}"
     books.check_claim_answers(f"cmp_main_{CAMPAIGN.hex}", [public], unknown=0)
     assert books.findings == []
+
+
+def rules_in(file: str) -> set[str]:
+    """Every rule that a module checks by a name of its own."""
+    found: set[str] = set()
+    for node in ast.walk(ast.parse((LOADTEST / file).read_text())):
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.args:
+            first = node.args[0]
+            if node.func.attr in {"check", "find", "checked"} and isinstance(first, ast.Constant):
+                found.add(str(first.value))
+        elif isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "rule":
+            found.add(ast.literal_eval(node.value))
+    return found
+
+
+def test_every_rule_is_turned_red_by_a_forged_history() -> None:
+    """A rule that no test can break would be worth nothing."""
+    forged = "".join(
+        (HERE / name).read_text() for name in (Path(__file__).name, "test_testimony.py")
+    )
+    rules = rules_in("books.py") | rules_in("testimony.py") | set(SPANS.values())
+    assert len(rules) > 35
+    spelled = {"coupon_voided", "coupon_expired", "coupon_reclaimed"}  # built from their codes
+    rules -= {SPANS[code] for code in spelled}
+    assert {rule for rule in rules if rule not in forged} == set()
+
+
+def claims(people: int) -> Iterator[Event]:
+    """A rush of so many people, each with a coupon, event by event."""
+    yield from History().funded(people, people * FACE).events
+    for number in range(people):
+        claim = History().claimed(f"person {number}", key=f"key {number}").events[0]
+        yield {**claim, "position": number + 5, "state": {**claim["state"], "at": "2026-06-01"}}
+
+
+def test_a_long_book_takes_no_more_memory_than_a_short_one() -> None:
+    """What grows with the events lies on the shelf, not in Python's memory."""
+    peaks = []
+    for people in (200, 200, 2_000):
+        tracemalloc.start()
+        books = fold(claims(people))
+        peaks.append(tracemalloc.get_traced_memory()[1])
+        tracemalloc.stop()
+        assert books.findings == []
+        assert books.coupon_count == people
+    assert peaks[2] < peaks[1] + 200_000
