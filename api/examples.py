@@ -137,6 +137,8 @@ FIGURES: Final = {
         "expired": 0,
         "voided": 4,
         "reclaimed": 0,
+        "entered": 0,
+        "drawn": 0,
     },
     "money": {
         "funded": money(200_000_000),

@@ -31,6 +31,21 @@ from projections.merchant_balances import Balance, Redemption
 from projections.wallets import HeldCoupon, Worth
 
 
+class DrawView(msgspec.Struct, frozen=True):
+    """A lottery: what it committed to when it opened, and what it came to. Anybody may check it.
+
+    Whoever entered with a coupon id for which SHA-256(seed ‖ id) ≤ threshold has won.
+    """
+
+    seed_commitment: str
+    places: int | UnsetType = UNSET
+    seed: str | UnsetType = UNSET
+    entrants: int | UnsetType = UNSET
+    entrants_sha256: str | UnsetType = UNSET
+    winners: int | UnsetType = UNSET
+    threshold: str | UnsetType | None = UNSET
+
+
 class CampaignView(msgspec.Struct, frozen=True):
     """A campaign. Quota, budget, version and proposal are there for operators and auditors."""
 
@@ -46,6 +61,7 @@ class CampaignView(msgspec.Struct, frozen=True):
     merchants: list[str] | None
     restock: bool
     intake: Intake | UnsetType = UNSET
+    draw: DrawView | UnsetType = UNSET
     version: int | UnsetType = UNSET
     quota: int | UnsetType = UNSET
     budget: Money | UnsetType = UNSET
@@ -60,7 +76,10 @@ class CampaignPage(msgspec.Struct, frozen=True):
 
 
 class CouponFigures(msgspec.Struct, frozen=True):
-    """How many coupons there are: `claimed` ever, `held` and `redeemed` now, and how they ended."""
+    """How many coupons there are: `claimed` ever, `held` and `redeemed` now, and how they ended.
+
+    Of a lottery: how many people `entered`, and how many of the coupons it gave (`drawn`).
+    """
 
     claimed: int
     held: int
@@ -69,6 +88,8 @@ class CouponFigures(msgspec.Struct, frozen=True):
     expired: int
     voided: int
     reclaimed: int
+    entered: int
+    drawn: int
 
 
 class MoneyFigures(msgspec.Struct, frozen=True):
@@ -257,6 +278,7 @@ def campaign_view(row: CampaignFigures, role: Role) -> CampaignView:
         merchants=terms.merchants,
         restock=terms.restock,
         intake=terms.intake or UNSET,
+        draw=UNSET if row.draw is None else msgspec.convert(row.draw, DrawView),
     )
     if role not in STAFF:
         return view
@@ -295,6 +317,8 @@ def figures_view(row: CampaignFigures) -> FiguresView:
             expired=row.expired,
             voided=row.voided,
             reclaimed=row.reclaimed,
+            entered=row.entered,
+            drawn=row.drawn,
         ),
         money=MoneyFigures(
             funded=money(row.funded_minor),

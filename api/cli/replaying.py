@@ -17,7 +17,10 @@ if TYPE_CHECKING:
     from ledger.datastore import Datastore
     from ledger.history import History
 
-COUNTED: Final = ("claimed", "held", "redeemed", "expired", "voided", "reclaimed", "refunds")
+COUNTED: Final = (
+    *("claimed", "held", "redeemed", "expired", "voided", "reclaimed", "refunds"),
+    *("entered", "drawn"),
+)
 
 Until = Annotated[
     str | None,

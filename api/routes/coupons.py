@@ -104,7 +104,7 @@ for _write, _words in _WORDS:
 
 # --- reading --------------------------------------------------------------------------------------
 
-State = Literal["held", "redeemed", "expired", "voided", "reclaimed"]
+State = Literal["held", "redeemed", "expired", "voided", "reclaimed", "entered", "not_drawn"]
 
 
 class WalletQuery(Page):

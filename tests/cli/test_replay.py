@@ -32,6 +32,8 @@ def test_everything_now(tidebook: Tidebook) -> None:
         "voided": 1,
         "reclaimed": 1,
         "refunds": 2,
+        "entered": 0,
+        "drawn": 0,
     }
     [money] = document["money"]
     assert money["currency"] == "CNY"
