@@ -266,6 +266,7 @@ class Workers:
     def _stop(self) -> None:
         self._stopping = True
         self._respawns.clear()
+        self.listener.close()  # whoever connects now is refused, not left to wait
         for worker in self._workers:
             self._drain(worker)
 

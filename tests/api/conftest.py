@@ -9,8 +9,10 @@ from typing import Any
 import pytest
 
 from tests.api.harness import App, settings_for
+from tests.api.served import Server
 
 MakeApp = Callable[..., App]
+StartServer = Callable[..., Server]
 
 
 @pytest.fixture
@@ -34,3 +36,21 @@ def make_app(database_url: str, redis_url: str, tmp_path: Path) -> Iterator[Make
 def app(make_app: MakeApp) -> App:
     """A started service without limits on speed."""
     return make_app()
+
+
+@pytest.fixture
+def start(database_url: str, redis_url: str, tmp_path: Path) -> Iterator[StartServer]:
+    """Start servers on free ports: `start(workers=2)`."""
+    started: list[Server] = []
+
+    def begin(*, url: str = database_url, answers: bool = True, **settings: Any) -> Server:
+        made = settings_for(url, redis_url, tmp_path, **{"port": 0, "workers": 1, **settings})
+        server = Server(made, tmp_path / f"server-{len(started)}.log")
+        started.append(server)
+        if answers:
+            server.wait_until_it_answers()
+        return server
+
+    yield begin
+    for server in started:
+        server.end()

@@ -3,16 +3,12 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 import signal
-import subprocess
-import sys
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
-from pathlib import Path
+from collections.abc import Callable
 from typing import Any
 
 import httpx
@@ -21,94 +17,7 @@ import psycopg2
 import pytest
 
 from api.embedded import EmbeddedPostgres
-from api.settings import Settings
-from tests.api.harness import draft_body, settings_for, yuan
-
-START_S = 60.0
-
-
-class Server:
-    """A running server process."""
-
-    def __init__(self, settings: Settings, log: Path) -> None:
-        self.log = log
-        environment = {k: v for k, v in os.environ.items() if not k.startswith("TIDEBOOK_")}
-        with log.open("wb") as out:
-            self.process = subprocess.Popen(
-                [sys.executable, "-m", "api.serve"],
-                env={**environment, **settings.as_environment()},
-                stdout=out,
-                stderr=subprocess.STDOUT,
-            )
-        self.url = ""
-
-    def wait_until_it_answers(self) -> None:
-        """Wait for the port in its first line, and for an answer there."""
-        deadline = time.monotonic() + START_S
-        while time.monotonic() < deadline:
-            assert self.process.poll() is None, self.log.read_text()
-            found = re.search(r"http://127\.0\.0\.1:\d+", self.log.read_text())
-            if found:
-                self.url = found[0]
-                try:
-                    if httpx.get(f"{self.url}/healthz").status_code == 200:
-                        return
-                except httpx.TransportError:
-                    pass
-            time.sleep(0.1)
-        pytest.fail("the server does not answer")
-
-    def descendants(self) -> list[psutil.Process]:
-        """Its processes."""
-        main = psutil.Process(self.process.pid)
-        return [main, *main.children(recursive=True)]
-
-    def token(self, role: str, identity: str) -> str:
-        """A token from the development issuer."""
-        reply = httpx.post(f"{self.url}/dev/token", json={"role": role, "identity": identity})
-        token: str = reply.json()["access_token"]
-        return token
-
-    def open_campaign(self, quota: int) -> str:
-        """Draft, fund and open a campaign; return its id."""
-        one, two = self.token("operator", "one"), self.token("operator", "two")
-        campaign = self.post("/v1/campaigns", one, "draft", draft_body()).json()["campaign"]
-        funds = {"quota": quota, "budget": yuan(50 * quota)}
-        address = f"/v1/campaigns/{campaign}"
-        assert self.post(f"{address}/funding", one, "propose", funds).is_success
-        assert self.post(f"{address}/funding/approval", two, "approve", funds).is_success
-        assert self.post(f"{address}/open", one, "open").is_success
-        return str(campaign)
-
-    def post(self, address: str, token: str, key: str, body: Any = None) -> httpx.Response:
-        """POST once."""
-        headers = {"Authorization": f"Bearer {token}", "Idempotency-Key": key}
-        return httpx.post(self.url + address, json=body, headers=headers, timeout=30)
-
-    def end(self) -> None:
-        """Make sure that nothing is left."""
-        if self.process.poll() is None:
-            for process in self.descendants():
-                process.kill()
-        self.process.wait(30)
-
-
-@pytest.fixture
-def start(database_url: str, redis_url: str, tmp_path: Path) -> Iterator[Callable[..., Server]]:
-    """Start servers on free ports: `start(workers=2)`."""
-    started: list[Server] = []
-
-    def begin(*, url: str = database_url, answers: bool = True, **settings: Any) -> Server:
-        made = settings_for(url, redis_url, tmp_path, port=0, **{"workers": 1, **settings})
-        server = Server(made, tmp_path / f"server-{len(started)}.log")
-        started.append(server)
-        if answers:
-            server.wait_until_it_answers()
-        return server
-
-    yield begin
-    for server in started:
-        server.end()
+from tests.api.served import Server
 
 
 def test_a_server_serves_and_ends_without_leaving_anything(
