@@ -114,7 +114,7 @@ class Gatehouse:
         full: tuple[int, str, str] | None = None,
     ) -> list[int]:
         """Tell the gate what the store says; return the epoch that rules and the tokens."""
-        ask = (how, epoch, free, position, limit, is_open, full or False, 3_000)
+        ask = (how, epoch, free, position, limit, is_open, full or False, 3_000, 0, 0)
         ruled: list[int] = self.call("rule", ask)
         if ruled[0] == epoch and how != "sweep":
             self.door.epoch = epoch
