@@ -47,6 +47,13 @@ HEADINGS: Final = {
     "rebuild": "read models",
 }
 
+CHARTS: Final = {
+    "claims": "Claims a second over HTTP, and their ratio to the stock recorder",
+    "store": "Claims a second straight to the store, and their ratio to umadb",
+    "cpu": "CPU time of one call, process by process",
+}
+"""What the charts show, for those who do not see them."""
+
 MARKS: Final = ("<!-- figures -->", "<!-- end of figures -->")
 
 PACKAGES: Final = (
@@ -348,7 +355,7 @@ def markdown(report: Report) -> str:
         lines += [BUSY, ""]
     lines += [*_target_lines(report), ""]
     for kind, group in groupby(report.measurements, key=lambda m: m.kind):
-        lines += [f"### {HEADINGS[kind].capitalize()}", "", *_kind_lines(kind, list(group)), ""]
+        lines += [f"### {HEADINGS[kind][0].upper()}{HEADINGS[kind][1:]}", "", *_kind_lines(kind, list(group)), ""]
     lines += [*_cpu_lines(report), ""]
     for failure in report.failures:
         lines += [f"**{failure.name} was not measured:** {failure.what} failed.", ""]
@@ -425,17 +432,29 @@ def put_into(document: str, figures: str) -> str:
     return f"{before}{start}\n{figures}\n{end}{after}"
 
 
+def chart_path(document: Path, name: str) -> Path:
+    """Where a chart lies: beside its document."""
+    return document.with_name(f"{document.stem}-{name}.svg")
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Write the figures of a benchmark into the document."""
+    """Write the figures of a benchmark into the document, and its charts beside it."""
     parser = argparse.ArgumentParser(
         prog="python -m loadtest.report",
-        description="Write the figures of bench.json into docs/benchmarks.md, between its marks.",
+        description="Write the figures of bench.json into docs/benchmarks.md, between its marks, "
+        "and draw its charts.",
     )
     parser.add_argument("json", type=Path)
     parser.add_argument("document", type=Path)
     options = parser.parse_args(arguments)
-    document = options.document.read_text()
-    options.document.write_text(put_into(document, markdown(read(options.json))))
+    from loadtest.bars import charts  # loading it takes a second
+
+    report, path = read(options.json), options.document
+    drawn = {chart_path(path, name): (name, svg) for name, svg in charts(report).items()}
+    links = [f"![{CHARTS[name]}]({chart.name})" for chart, (name, _) in drawn.items()]
+    path.write_text(put_into(path.read_text(), "\n\n".join([markdown(report), *links])))
+    for chart, (_, svg) in drawn.items():
+        chart.write_text(svg)
     return 0
 
 

@@ -162,10 +162,17 @@ def test_the_figures_go_into_the_document_and_nothing_else_changes(
     assert written.startswith("# Benchmarks\n<!-- figures -->\n")
     assert written.endswith("<!-- end of figures -->\nafter\n")
     assert "\nold\n" not in written
+    assert "![Claims a second over HTTP, and" in written
+    chart = tmp_path / "benchmarks-claims.svg"
+    drawn = chart.read_text()
+    assert "Tidebook" in drawn
+    assert "5,000  (8 ×)" in drawn
+    assert len(drawn) < 40_000
     row = "| Tidebook | 3 | 5,000 claims/s | 2,000 – 6,000 | 8.0 | 20.0 / 80.0 | 250 | 384 |"
     assert row in written
     assert report.main([str(path), str(document)]) == 0
     assert document.read_text() == written
+    assert chart.read_text() == drawn
 
 
 def test_a_document_without_marks_is_left_alone() -> None:
