@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
+import json
 import re
+import socket
 from collections.abc import Iterator
 from itertools import pairwise
+from time import perf_counter
 from typing import Any
 
 import httptools
@@ -14,7 +18,7 @@ from hypothesis import strategies as st
 
 from api import plain
 from api.plain import plain_call
-from tests.api.wire import EchoApp, EchoLane, Effect, Wire, calm, without_ids
+from tests.api.wire import CALM_TURNS, EchoApp, EchoLane, Effect, Wire, calm, without_ids
 
 CLAIM = (
     b"POST /lane/claims HTTP/1.1\r\nHost: tidebook.test\r\nAuthorization: Bearer tbs1.abc\r\n"
@@ -213,5 +217,266 @@ def test_a_caller_who_hung_up_is_not_written_to(wire: Wire) -> None:
         caller.sock.close()
         await calm(10)
         kept[0](b"HTTP/1.1 200 OK\r\n\r\n")
+
+    wire.run(scene())
+
+
+# --- answers that no application gives ------------------------------------------------------------
+
+
+HEAD_ONLY = CLAIM[:60]
+BODY_MISSING = b"POST /other HTTP/1.1\r\nContent-Length: 10\r\n\r\nabc"
+
+
+def problems(answers: bytes) -> list[tuple[int, str]]:
+    """Status and code of each problem among some answers."""
+    pieces = [
+        piece for piece in re.split(rb"HTTP/1\.1 (?=\d)", answers) if b"problem+json" in piece
+    ]
+    bodies = [piece.partition(b"\r\n\r\n")[2] for piece in pieces]
+    return [
+        (int(piece[:3]), json.loads(body)["code"])
+        for piece, body in zip(pieces, bodies, strict=True)
+    ]
+
+
+@pytest.mark.parametrize("sent", [b"P", HEAD_ONLY, BODY_MISSING])
+def test_a_request_that_does_not_come_to_its_end_is_ended(wire: Wire, sent: bytes) -> None:
+    """Slow heads and slow bodies: 408 after the time for it, not before, and the end."""
+
+    async def scene() -> None:
+        effects: list[Effect] = []
+        server = wire.traffic(EchoApp(effects), request_timeout_s=30)
+        caller = await server.connect()
+        await caller.send(EMPTY)
+        await caller.send(sent)
+        caller.protocol.look(perf_counter() + 29)
+        assert not caller.protocol.transport.is_closing()
+        caller.protocol.look(perf_counter() + 31)
+        await calm(5)
+        caller.sock.shutdown(socket.SHUT_WR)
+        answers = await caller.rest()
+        assert answers.startswith(b"HTTP/1.1 200 OK\r\n")
+        assert problems(answers) == [(408, "request_timeout")]
+        assert answers.count(b"\r\nconnection: close\r\n") == 1
+        assert [path for _, path, _ in effects] == [b"/lane/claims"]
+
+    wire.run(scene())
+
+
+def test_single_bytes_do_not_buy_time(wire: Wire) -> None:
+    """The time runs from the first byte: who sends one now and then is slow."""
+
+    async def scene() -> None:
+        caller = await wire.traffic(EchoApp([]), request_timeout_s=30).connect()
+        begun = perf_counter()
+        for byte in HEAD_ONLY:
+            await caller.send(bytes([byte]))
+        caller.protocol.look(begun + 31 + (perf_counter() - begun))
+        await calm(5)
+        caller.sock.shutdown(socket.SHUT_WR)
+        assert problems(await caller.rest()) == [(408, "request_timeout")]
+
+    wire.run(scene())
+
+
+def test_a_caller_who_is_waited_for_is_not_slow(wire: Wire) -> None:
+    """Neither one whose answer takes long, nor one who asks nothing for less than the idle time."""
+
+    async def scene() -> None:
+        waits = Waiting()
+        caller = await wire.traffic(waits, request_timeout_s=1, idle_timeout_s=75).connect()
+        caller.protocol.look(perf_counter() + 74)
+        await caller.send(EMPTY)
+        caller.protocol.look(perf_counter() + 1_000)
+        waits.answer.set()
+        await calm(CALM_TURNS)
+        assert not caller.protocol.transport.is_closing()
+        caller.protocol.look(perf_counter() + 76)
+        assert (await caller.rest()).startswith(b"HTTP/1.1 200 OK\r\n")
+
+    wire.run(scene())
+
+
+class Waiting(EchoApp):
+    """An application that answers when it is told to."""
+
+    def __init__(self) -> None:
+        super().__init__([])
+        self.answer = asyncio.Event()
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        """Wait, then answer."""
+        await self.answer.wait()
+        await super().__call__(scope, receive, send)
+
+
+def test_what_is_not_http_is_refused_in_its_turn(wire: Wire) -> None:
+    """A request in front of it gets its own answer, never the refusal: that one may be done."""
+
+    async def scene() -> None:
+        waits = Waiting()
+        caller = await wire.traffic(waits).connect()
+        await caller.send(EMPTY + b"NOT HTTP\r\n\r\n" + EMPTY)
+        waits.answer.set()
+        answers = await caller.hang_up()
+        assert re.findall(rb"HTTP/1\.1 (\d+)", answers) == [b"200", b"400"]
+        assert problems(answers) == [(400, "malformed_request")]
+        assert len(waits.effects) == 1
+
+    wire.run(scene())
+
+
+def test_a_body_that_breaks_takes_its_request_along(wire: Wire) -> None:
+    """The application hears that the caller is gone, and the refusal is the only answer."""
+
+    async def scene() -> None:
+        effects: list[Effect] = []
+        caller = await wire.traffic(EchoApp(effects)).connect()
+        await caller.send(EMPTY + b"POST /x HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nab")
+        await caller.send(b"c\r\nnot a size\r\n")
+        answers = await caller.hang_up()
+        assert re.findall(rb"HTTP/1\.1 (\d+)", answers) == [b"200", b"400"]
+        assert len(effects) == 1
+
+    wire.run(scene())
+
+
+@pytest.mark.parametrize("pieces", [1, 40])
+def test_a_head_without_end_is_cut(wire: Wire, pieces: int) -> None:
+    """One long header or many, in one segment or in many: 431."""
+
+    async def scene() -> None:
+        caller = await wire.traffic(EchoApp([]), head_bytes_max=4_000).connect()
+        head = b"GET / HTTP/1.1\r\n" + b"X-Long: " + b"x" * 2_000 + b"\r\n" + b"Y: z\r\n" * 500
+        size = len(head) // pieces
+        for at in range(0, len(head), size):
+            await caller.send(head[at : at + size])
+        await caller.send(b"\r\n")
+        answers = await caller.hang_up()
+        assert problems(answers) == [(431, "header_too_large")]
+
+    wire.run(scene())
+
+
+def test_one_connection_too_many_is_told_so(wire: Wire) -> None:
+    """503 in the service's own form; those that were there go on, and freed places count."""
+
+    async def scene() -> None:
+        lane = EchoLane([])
+        server = wire.traffic(EchoApp([]), lane, connections_max=2)
+        one, two, three = [await server.connect() for _ in range(3)]
+        await three.send(EMPTY)
+        assert problems(await three.hang_up()) == [(503, "overloaded")]
+        await one.send(EMPTY)
+        assert (await one.hang_up()).startswith(b"HTTP/1.1 200 OK\r\n")
+        four = await server.connect()
+        await four.send(EMPTY)
+        assert (await four.hang_up()).startswith(b"HTTP/1.1 200 OK\r\n")
+        await two.hang_up()
+        assert lane.taken == 2
+
+    wire.run(scene())
+
+
+@pytest.mark.parametrize("with_lane", [True, False])
+def test_a_drained_connection_gets_one_more_answer(wire: Wire, with_lane: bool) -> None:
+    """Its last one says so. A request that arrives afterwards is not read."""
+
+    async def scene() -> None:
+        effects: list[Effect] = []
+        server = wire.traffic(EchoApp(effects), EchoLane(effects, later=2) if with_lane else None)
+        caller = await server.connect()
+        await caller.send(EMPTY)
+        await calm(CALM_TURNS)
+        server.traffic.drain()
+        await caller.send(EMPTY)
+        await caller.send(EMPTY)
+        answers = await caller.hang_up()
+        first, last = answers.split(b"HTTP/1.1 200 OK\r\n")[1:]
+        assert b"connection: close" not in first
+        assert b"\r\nconnection: close\r\n" in last
+        assert b"(reset)" not in answers
+        assert len(effects) == 2
+        assert not server.traffic.connections
+
+    wire.run(scene())
+
+
+def test_an_answer_under_way_still_says_that_it_is_the_last(wire: Wire) -> None:
+    """A request that the application has when draining begins."""
+
+    async def scene() -> None:
+        waits = Waiting()
+        server = wire.traffic(waits)
+        caller = await server.connect()
+        await caller.send(EMPTY)
+        server.traffic.drain()
+        waits.answer.set()
+        answers = await caller.hang_up()
+        assert b"\r\nconnection: close\r\n" in answers
+
+    wire.run(scene())
+
+
+def test_idle_connections_are_closed_unless_something_is_on_its_way(wire: Wire) -> None:
+    """What lies in the socket unread is a request that shall be answered."""
+
+    async def scene() -> None:
+        server = wire.traffic(EchoApp([]), EchoLane([]))
+        idle, asking = await server.connect(), await server.connect()
+        server.traffic.drain()
+        asking.sock.send(EMPTY)  # the loop has not had its turn to read it
+        server.traffic.end_idle()
+        assert idle.protocol.transport.is_closing()
+        assert await idle.rest() == b""
+        assert (await asking.hang_up()).startswith(b"HTTP/1.1 200 OK\r\n")
+
+    wire.run(scene())
+
+
+def test_a_broken_lane_ends_the_connection_without_a_claim_about_the_call(wire: Wire) -> None:
+    """Nobody knows whether it had an effect: no answer means exactly that."""
+
+    class Broken:
+        def take(self, _call: Any, _send: Any) -> bool:
+            raise ZeroDivisionError
+
+    async def scene() -> None:
+        caller = await wire.traffic(EchoApp([]), Broken()).connect()
+        await caller.send(EMPTY)
+        assert await caller.rest() in {b"", b"(reset)"}
+
+    wire.run(scene())
+
+
+@pytest.mark.parametrize("method", [b"HEAD", b"TRACE", b"BREW", b"PROPFIND"])
+def test_the_application_hears_of_any_method(wire: Wire, method: bytes) -> None:
+    """It refuses those that it does not offer, in its own words."""
+
+    async def scene() -> None:
+        effects: list[Effect] = []
+        caller = await wire.traffic(EchoApp(effects)).connect()
+        await caller.send(method + b" /lane/x HTTP/1.1\r\nHost: x\r\n\r\n")
+        answers = await caller.hang_up()
+        assert answers.startswith(b"HTTP/1.1 200 OK\r\n")
+        assert effects == [(method.decode(), b"/lane/x", b"")]
+        assert answers.endswith(b"\r\n\r\n") == (method == b"HEAD")
+
+    wire.run(scene())
+
+
+def test_what_stands_behind_a_body_is_not_a_header(wire: Wire) -> None:
+    """Nobody gets a header past a proxy in front by hiding it in a trailer."""
+
+    async def scene() -> None:
+        waits = Waiting()
+        caller = await wire.traffic(waits).connect()
+        await caller.send(
+            b"POST /x HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n"
+            b"1\r\na\r\n0\r\nX-Forwarded-For: 127.0.0.1\r\n\r\n"
+        )
+        waits.answer.set()
+        assert b"127.0.0.1" not in await caller.hang_up()
 
     wire.run(scene())
