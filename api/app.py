@@ -28,6 +28,7 @@ from api.routes import (
     merchants,
     operations,
     sessions,
+    waiting,
 )
 from api.routes.ordinary import as_response, call_of
 from api.service import Service
@@ -56,6 +57,7 @@ ROUTERS: Final = (
     sessions.router,
     campaigns.router,
     fairness.router,
+    waiting.router,
     coupons.router,
     merchants.router,
     books.router,

@@ -95,6 +95,26 @@ TABLE: Final[tuple[Trouble, ...]] = (
         "Wait for the seconds in `Retry-After`. Many answers 404 in a row also lead here.",
     ),
     Trouble(
+        "waiting_room",
+        429,
+        "This campaign has a waiting room",
+        "Take a place with `PUT /v1/campaigns/{campaign}/place` and wait there for your turn. Then "
+        "send the pass that you get with the claim, as `Tidebook-Pass`. The claim had no effect.",
+    ),
+    Trouble(
+        "no_waiting_room",
+        409,
+        "This campaign has no waiting room",
+        "Its claims are taken as they come: claim at once.",
+    ),
+    Trouble(
+        "waiting_room_away",
+        503,
+        "The waiting room cannot be reached",
+        "Places are kept in Valkey, which does not answer. Ask again after `Retry-After`; claims "
+        "are taken without a pass meanwhile.",
+    ),
+    Trouble(
         "idempotency_key_missing",
         400,
         "An Idempotency-Key header is needed",

@@ -221,6 +221,16 @@ READY: Final = {
 }
 
 
+PLACE: Final = {
+    "campaign": CAMPAIGN,
+    "state": "waiting",
+    "number": 4_211,
+    "ahead": 1_704,
+    "wait_s": 3.4,
+    "served_per_s": 500.0,
+    "places": 38_020,
+    "left": 17_493,
+}
 FAIRNESS: Final = {
     "campaign": CAMPAIGN,
     "pool": "all",

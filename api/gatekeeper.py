@@ -269,6 +269,7 @@ class Gatekeeper:
                 standing.is_open,
                 full,
                 self.gate.settings.sold_out_ms,
+                *standing.waiting_room,
             ),
         )
         if ruled < epoch:

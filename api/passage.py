@@ -200,7 +200,7 @@ class Passage:
         elif verdict is Verdict.TOO_FAST:
             self._refuse(rate_limited(word.wait_s))
         else:
-            self._refuse(Problem("overloaded", "There is a queue; come back.", headers=RETRY_SOON))
+            self._refuse(_PLEASE_WAIT)
 
     def _take_slow_lane(self) -> None:
         """Ask the store without the gate's word; so many at a time, or it would be the rush."""
@@ -319,6 +319,9 @@ RETRY_AFTER_OF: Final = {
     "outcome_unknown": RETRY_SOON,
 }
 
+_PLEASE_WAIT: Final = Problem(
+    "waiting_room", "Take a place first; at your turn you get a pass.", headers=RETRY_SOON
+)
 _OVERLOADED: Final = ("overloaded", "Too many requests wait already.")
 _PROBLEMS: Final[dict[type[Any], tuple[str, str]]] = {
     QueueFull: _OVERLOADED,

@@ -15,6 +15,7 @@ from collections.abc import Set as AbstractSet
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from datetime import datetime
+from random import SystemRandom
 from typing import Any, Final, TypeVar
 
 from eventsourcing import persistence as es
@@ -24,10 +25,11 @@ from api import metrics, traffic
 from api.callers import Caller, Pseudonyms, Role
 from api.errors import RETRY_SOON, UNSIGNED, Problem, rate_limited, unauthenticated
 from api.exchange import Incoming
-from api.gatekeeper import freeing_of, gatekeeper_of
+from api.gatekeeper import Gatekeeper, freeing_of, gatekeeper_of
 from api.issuers import DEV_ISSUER, DevelopmentIssuer, OidcKeys
 from api.logs import Log
 from api.passage import Passages
+from api.passes import Passes
 from api.ratelimit import Budget, Rate, RateLimiter, address_key
 from api.schemas import instant_of
 from api.sessions import POLL_S, Sessions, session_header
@@ -38,6 +40,7 @@ from api.views import BookReadiness, Readiness
 from campaigns.accounting import check_postings
 from campaigns.event_types import MAPPER
 from campaigns.freeing import Freeing
+from campaigns.waiting import WaitingRoom
 from ledger import safety
 from ledger.books import Book
 from ledger.commit import GroupCommit, Limits
@@ -47,6 +50,8 @@ from projections.lag import lags
 T = TypeVar("T")
 
 READINESS_TIMEOUT_S: Final = 2.0
+PASS_S: Final = 60
+"""How long after one's turn in a waiting room one may claim."""
 WATCH_S: Final = 1.0
 """How often the gauges are brought up to date."""
 
@@ -109,6 +114,10 @@ class Service:
         if self.gatekeeper is not None:
             self.passages.gate = self.gatekeeper.gate
             self.passages.gate_paces = True
+        self.waiting_room = _waiting_room(self.gatekeeper)
+        self.passes = Passes(settings.session_secrets(), PASS_S, now)
+        self.streams = 0
+        """Places that are watched now."""
         self.writers: dict[Book, GroupCommit] = {}
         self._observers: list[Freeing] = []
         self._running: list[asyncio.Task[None]] = []
@@ -366,6 +375,11 @@ def _authorization(call: Incoming) -> bytes:
 
 def _missing_key(caller: Caller) -> str:
     return f"m:{caller.role}:{caller.person}"
+
+
+def _waiting_room(gatekeeper: Gatekeeper | None) -> WaitingRoom | None:
+    """Return the waiting rooms, which are held where the gate is."""
+    return None if gatekeeper is None else WaitingRoom(gatekeeper.gate, SystemRandom().random)
 
 
 def _development_issuer(settings: Settings, now: Callable[[], float]) -> DevelopmentIssuer | None:

@@ -316,6 +316,13 @@ class Settings(BaseSettings):
         le=86_400,
         description="Seconds after which the older half of these persons is forgotten.",
     )
+    waiting_streams_max: int = Field(
+        5_000,
+        ge=0,
+        le=1_000_000,
+        description="Places in waiting rooms that may be watched by open streams, per server "
+        "process; further callers are answered 503 and can still ask now and then.",
+    )
     gate_campaigns_max: int = Field(
         1_024,
         ge=1,

@@ -72,6 +72,8 @@ class Heading(NamedTuple):
     key: str
     target: PublicId | None
     at: datetime | None
+    shown: bytes | None
+    """The pass of a waiting room, as it was sent."""
 
 
 class Asked(NamedTuple):
@@ -129,7 +131,8 @@ class Write(Generic[BodyT]):
         key = idempotency_key(headers, repeated)
         check_role(caller, (self.role,))
         found = self._target(service, target)
-        return Heading(caller, key, found, service.simulated_instant(headers, repeated))
+        at = service.simulated_instant(headers, repeated)
+        return Heading(caller, key, found, at, headers.get(b"tidebook-pass"))
 
     def parse(self, body: bytes) -> BodyT:
         """Return the body as its form says, or raise what is wrong with it."""
@@ -175,6 +178,7 @@ class Write(Generic[BodyT]):
                 heading.key,
                 caller.device,
                 _address_mark(address),
+                service.passes.admits(heading.shown, campaign, caller.person),
             )
         return Asked(book, request, knock)
 

@@ -37,7 +37,8 @@ class Standing(NamedTuple):
     @property
     def free(self) -> int:
         """How many more coupons stock and budget are good for."""
-        if self.campaign.draw is not None:
+        draw = self.campaign.draw
+        if draw is not None and draw.seed is None:
             return PLENTY
         capacity = self.capacity
         money = (capacity.budget_minor - capacity.granted_minor) // self.campaign.terms.face_minor
@@ -52,13 +53,21 @@ class Standing(NamedTuple):
             return "sold_out", (("quota", self.capacity.quota),)
         return "budget_exhausted", (("budget_minor", self.capacity.budget_minor),)
 
+    @property
+    def waiting_room(self) -> tuple[int, int]:
+        """Turns a second in the waiting room, 0 when there is none; when claims begin, in µs."""
+        terms = self.campaign.terms
+        intake = terms.intake
+        per_s = intake.rate_per_s if intake is not None and intake.kind == "waiting_room" else 0
+        return per_s, round(terms.claim_from.timestamp() * 1_000_000)
+
     def word(self, knock: Knock, *, has_all: bool) -> Word | None:
         """Return the refusal that holds at this moment; None when the writer must decide.
 
         `has_all`: the person has as many coupons of the campaign as one person may have.
         """
         terms = self.campaign.terms
-        if not self.is_open or self.now < terms.claim_from or self.campaign.draw is not None:
+        if not self.is_open or self.now < terms.claim_from or self._is_for_the_draw(has_all):
             return None
         if has_all and terms.per_person_limit == 1:
             first = coupon_id(self.campaign.id, knock.person, 1)
@@ -69,6 +78,11 @@ class Standing(NamedTuple):
             return self._refusal(Verdict.CLAIMED, "limit_reached", facts)
         used_up = self.used_up
         return None if used_up is None else self._refusal(Verdict.SOLD_OUT, *used_up)
+
+    def _is_for_the_draw(self, has_all: bool) -> bool:
+        """Whether only the writer can tell: before a draw, and of whoever had entered for it."""
+        draw = self.campaign.draw
+        return draw is not None and (draw.seed is None or has_all)
 
     def _refusal(self, verdict: Verdict, code: str, facts: Facts) -> Word:
         return Word(verdict, code=code, position=self.position, facts=facts)

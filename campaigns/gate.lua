@@ -39,10 +39,11 @@ local function clock()
 end
 
 local function read_head(tag)
-  local h = redis.call('HMGET', tag .. 'h', 'e', 't', 'c', 's', 'l', 'o')
+  local h = redis.call('HMGET', tag .. 'h', 'e', 't', 'c', 's', 'l', 'o', 'r', 'b')
   local head = {
     epoch = tonumber(h[1]), tokens = tonumber(h[2]), young = tonumber(h[3]),
     since = tonumber(h[4]), limit = tonumber(h[5]), open = h[6] == '1',
+    per_s = tonumber(h[7]) or 0, opens = tonumber(h[8]) or 0,
   }
   if not (head.epoch and head.tokens and head.young and head.since and head.limit) then
     return nil
@@ -214,7 +215,7 @@ local function knock(keys, args)
   local tag = keys[1]
   local ask = cmsgpack.unpack(args[1])
   local worker, in_flight, rules, settles = ask[1], ask[2], ask[3], ask[4]
-  local sold, width, knocks = ask[5], ask[6], ask[7]
+  local sold, width, knocks, passes = ask[5], ask[6], ask[7], ask[8]
   local head = read_head(tag)
   if not head then return cmsgpack.pack({0, '', {}, false, 0}) end
   local now_s, now_us = clock()
@@ -251,6 +252,9 @@ local function knock(keys, args)
         word, wait = 'F', PENDING_WAIT_MS
       elseif flag then
         word, said = 'S', true
+      elseif head.per_s > 0 and not (passes and string.sub(passes, (i - 1) / width + 1,
+                                                           (i - 1) / width + 1) == '1') then
+        word = 'W'
       else
         if head.tokens > 0 and pending == 0 then
           word = 'A'
@@ -304,10 +308,10 @@ end
 local function rule(keys, args)
   local tag = keys[1]
   local ask = cmsgpack.unpack(args[1])
-  local mode, epoch, free, position, limit, open, full, ttl_ms =
-    ask[1], ask[2], ask[3], ask[4], ask[5], ask[6], ask[7], ask[8]
+  local mode, epoch, free, position, limit, open, full, ttl_ms, per_s, opens =
+    ask[1], ask[2], ask[3], ask[4], ask[5], ask[6], ask[7], ask[8], ask[9], ask[10]
   if mode == 'restart' then
-    for _, key in ipairs({'h', 's', 'f', 'p0', 'p1', 'w', 'k'}) do
+    for _, key in ipairs({'h', 's', 'f', 'p0', 'p1', 'w', 'k', 'q', 'qe', 'ql'}) do
       redis.call('UNLINK', tag .. key)
     end
   end
@@ -322,7 +326,7 @@ local function rule(keys, args)
   local tokens = math.max(0, free - in_flight(tag, now_s))
   redis.call('HSET', tag .. 'h', 'e', string.format('%.0f', epoch), 't', tokens,
              'c', head and head.young or 0, 's', head and head.since or now_s,
-             'l', limit, 'o', open and 1 or 0)
+             'l', limit, 'o', open and 1 or 0, 'r', per_s or 0, 'b', string.format('%.0f', opens or 0))
   redis.call('EXPIRE', tag .. 'h', HEAD_S)
   if full then
     say_sold_out(tag, full, ttl_ms)
@@ -332,6 +336,57 @@ local function rule(keys, args)
     redis.call('SET', tag .. 'f', string.format('%.0f', math.max(freed, position)), 'EX', FREED_S)
   end
   return cmsgpack.pack({epoch, before, tokens})
+end
+
+-- A waiting room: who is early draws lots by `qe`, who is late comes behind; `per_s` a second come
+-- to their turn from the opening on, by our clock. What is lost is an order, never a coupon.
+local QUEUE_S = 6 * 3600
+
+local function served(tag, head, places, now)
+  local q = redis.call('HMGET', tag .. 'q', 's', 'u')
+  local last, at = tonumber(q[1]), tonumber(q[2])
+  if not last or not at or at > now then last, at = head.per_s, math.max(head.opens, 0) end
+  at = math.max(at, head.opens)
+  if now < head.opens then return 0 end
+  -- An empty room lets one second's worth in at once, and saves up no more than that.
+  local due = math.min(last + head.per_s * (now - at) / 1000000, places + head.per_s)
+  redis.call('HSET', tag .. 'q', 's', string.format('%.3f', due), 'u', string.format('%.0f', now))
+  return due
+end
+
+local function number_of(tag, head, name, take, chance, now)
+  if name == '' then return 0 end
+  local rank = redis.call('ZRANK', tag .. 'qe', name)
+  if rank then return now < head.opens and 0 or rank + 1 end
+  if now < head.opens then
+    if not take then return -1 end
+    redis.call('ZADD', tag .. 'qe', 'NX', chance, name)
+    return 0
+  end
+  local number = tonumber(redis.call('HGET', tag .. 'ql', name))
+  if number or not take then return number or -1 end
+  number = redis.call('ZCARD', tag .. 'qe') + redis.call('HINCRBY', tag .. 'q', 'n', 1)
+  redis.call('HSET', tag .. 'ql', name, number)
+  return number
+end
+
+local function place(keys, args)
+  local tag = keys[1]
+  local ask = cmsgpack.unpack(args[1])
+  local head = read_head(tag)
+  if not head then return cmsgpack.pack({0, 0, 0, 0, 0, 0, false, 0}) end
+  if head.per_s == 0 then return cmsgpack.pack({head.epoch, 0, 0, 0, 0, 0, false, 0}) end
+  local now_s, now_us = clock()
+  local now = now_s * 1000000 + now_us
+  local number = number_of(tag, head, ask[1], ask[2], ask[3], now)
+  local places = redis.call('ZCARD', tag .. 'qe')
+                 + (tonumber(redis.call('HGET', tag .. 'q', 'n')) or 0)
+  local due = served(tag, head, places, now)
+  for _, key in ipairs({'q', 'qe', 'ql'}) do redis.call('EXPIRE', tag .. key, QUEUE_S) end
+  redis.call('EXPIRE', tag .. 'h', HEAD_S)
+  return cmsgpack.pack({head.epoch, head.per_s, number, due, places, head.tokens,
+                        sold_out(tag) and true or false,
+                        math.max(0, head.opens - now) / 1000000})
 end
 
 -- Stock is about to come back behind this position: nothing said up to it counts any more.
@@ -346,3 +401,4 @@ redis.register_function('gate_knock_@VERSION@', knock)
 redis.register_function('gate_beat_@VERSION@', beat)
 redis.register_function('gate_rule_@VERSION@', rule)
 redis.register_function('gate_freeing_@VERSION@', freeing)
+redis.register_function('gate_place_@VERSION@', place)

@@ -82,6 +82,8 @@ class Knock(NamedTuple):
     key: str
     device: str | None = None
     address: str | None = None
+    passed: bool = False
+    """Whether a pass of the campaign's waiting room was shown."""
 
 
 class Word(NamedTuple):
@@ -98,6 +100,7 @@ Heard = Callable[[Word], None]
 
 ADMITTED: Final = Word(Verdict.ADMITTED)
 UNSURE: Final = Word(Verdict.UNSURE)
+WAIT: Final = Word(Verdict.WAIT)
 
 
 class Rate(NamedTuple):
@@ -310,7 +313,7 @@ class Gate:
         """Knock; `heard` is told the word later."""
         door = self.doors.get((knock.campaign, knock.pool))
         if door is None:
-            door = self._open(knock)
+            door = self._open(knock.book, knock.campaign, knock.pool)
         door.knocks.append((knock, heard))
         if not door.queued:
             self._queue(door)
@@ -381,6 +384,16 @@ class Gate:
         answer = await answered
         return msgspec.msgpack.decode(answer)
 
+    def door(self, book: str, campaign: UUID, pool: str) -> Door:
+        """Return the door of a pool, which counts as knocked at."""
+        door = self.doors.get((campaign, pool)) or self._open(book, campaign, pool)
+        door.asked_at = self._loop.time()
+        return door
+
+    def unknown(self, door: Door) -> None:
+        """Have the gate built from the store: it knows nothing of a pool."""
+        self._ask_keeper(door, broken=False)
+
     def shut(self, door: Door) -> None:
         """Forget a door that nobody knocks at."""
         if not door.queued and not door.out:
@@ -388,10 +401,10 @@ class Gate:
 
     # --- batches ------------------------------------------------------------------------------
 
-    def _open(self, knock: Knock) -> Door:
+    def _open(self, book: str, campaign: UUID, pool: str) -> Door:
         if len(self.doors) >= self.settings.pools_max:
             self._shut_an_idle_one()
-        door = self.doors[knock.campaign, knock.pool] = Door(knock.book, knock.campaign, knock.pool)
+        door = self.doors[campaign, pool] = Door(book, campaign, pool)
         return door
 
     def _shut_an_idle_one(self) -> None:
@@ -445,7 +458,16 @@ class Gate:
                     knock.address or False,
                 )
         argument = _pack(
-            (self.worker, door.admitted, self._rules, settles, sold or False, self._width, asked)
+            (
+                self.worker,
+                door.admitted,
+                self._rules,
+                settles,
+                sold or False,
+                self._width,
+                asked,
+                _passes(batch),
+            )
         )
         door.out = True
         self.tally.calls += 1
@@ -493,7 +515,7 @@ class Gate:
                     refusables.append(Refusable(knock, heard, word))
                     continue
             else:
-                word = UNSURE
+                word = WAIT if letter == "W" else UNSURE
             words[word.verdict] += 1
             tell(heard, word)
         if refusables and self.judge is not None:
@@ -535,6 +557,13 @@ def _read(answer: Any, knocks: int) -> _Reply:
     if reply[0] and (len(reply[1]) != knocks or reply[1].count("F") != len(reply[2])):
         raise ValueError("the answer does not fit the question")
     return reply
+
+
+def _passes(batch: list[tuple[Knock, Heard]]) -> str | bool:
+    """Return who showed a pass, a digit each; False when nobody did."""
+    if any(knock.passed for knock, _ in batch):
+        return "".join("1" if knock.passed else "0" for knock, _ in batch)
+    return False
 
 
 def _claimed(limit: int) -> Word:
