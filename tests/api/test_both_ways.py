@@ -1,4 +1,4 @@
-"""The fast path and the ordinary route answer alike: status, headers, bytes."""
+"""The lane and the ordinary route answer alike: status, headers, bytes."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ NOON = datetime(2026, 5, 1, 12, 0, tzinfo=UTC)
 def both(
     databases: Databases, valkey_server: EmbeddedValkey, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[tuple[App, App]]:
-    """Two services in simulated time with the same keys, one with the fast path, one without.
+    """Two services in simulated time with the same keys, one with a lane, one without.
 
     They see the same calls in the same order, so that all that they answer must be equal.
     """
@@ -49,13 +49,20 @@ def same(both: tuple[App, App], call: Callable[[App], httpx.Response]) -> httpx.
     return fast
 
 
+def session(app: App, role: str, who: str = "") -> str:
+    """A session token, which both services take; the lane takes calls with it at once."""
+    reply = app.post("/v1/sessions", token=app.token(role, who), key="")
+    token: str = reply.json()["session_token"]
+    return token
+
+
 def claim(campaign: str, who: str = "a tourist", role: str = "tourist", **how: Any) -> Any:
     """A claim whose token and request id are the same both ways."""
     tokens: list[str] = []
 
     def call(app: App) -> httpx.Response:
         if not tokens:
-            tokens.append(app.token(role, who))
+            tokens.append(session(app, role, who))
         headers = [("X-Request-Id", "request-0001"), *how.get("headers", [])]
         rest = {name: value for name, value in how.items() if name != "headers"}
         rest.setdefault("token", tokens[0])
