@@ -18,7 +18,7 @@ PYTEST_ARGS ?= -n auto --dist worksteal
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run demo test test-fast lint format bench reference lock clean
+.PHONY: help setup run demo test test-fast lint format bench profile reference lock clean
 
 help: ## List these targets
 	@echo "Tidebook: an event-sourced ledger for coupons. Targets:"
@@ -48,6 +48,9 @@ format: $(VENV)/.dev ## Format the code and fix what ruff can fix
 
 bench: $(VENV)/.dev ## Measure against the baselines and write bench.json
 	$(BIN)/python -m loadtest.bench $(ARGS)
+
+profile: $(VENV)/.dev ## Run a rush under py-spy and say where the server's time goes
+	$(BIN)/python -m loadtest.profiling $(ARGS)
 
 reference: $(VENV)/.dev ## Write docs/reference/ from the code
 	$(BIN)/python -m api.reference docs/reference
