@@ -253,6 +253,7 @@ class Lotteries(RuleBasedStateMachine):
 
     datastore: Datastore
     owner: Datastore
+    read_models_are_checked = True
     campaigns = Bundle("campaigns")
 
     def __init__(self) -> None:
@@ -272,6 +273,8 @@ class Lotteries(RuleBasedStateMachine):
         assert problems(self.desks[0]) == []
         for desk in self.desks:
             desk.close()
+        if not self.read_models_are_checked:
+            return
         for runner in self.runners:
             while runner.run_once():
                 pass
@@ -379,7 +382,8 @@ class Lotteries(RuleBasedStateMachine):
     @rule()
     def project(self) -> None:
         """Let the read models follow a little."""
-        self.runners[next(self.numbers) % len(self.runners)].run_once()
+        if self.read_models_are_checked:
+            self.runners[next(self.numbers) % len(self.runners)].run_once()
 
     @invariant()
     def draws_are_by_the_book(self) -> None:
@@ -592,6 +596,7 @@ def test_a_planted_bug_of_a_lottery_is_found(
 ) -> None:
     """Control: the machine goes red on each rule of the draw that somebody forgot."""
     plant(monkeypatch)
+    monkeypatch.setattr(Lotteries, "read_models_are_checked", False)  # most of a run's time
     with pytest.raises(RED):
         run_state_machine_as_test(
             lotteries,
