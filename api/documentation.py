@@ -74,6 +74,13 @@ IDEMPOTENCY_KEY: Final[Mapping[str, Any]] = {
     "schema": {"type": "string", "minLength": 1, "maxLength": 128},
     "example": "5f0c6f9e-till-7",
 }
+PASS: Final[Mapping[str, Any]] = {
+    "name": "Tidebook-Pass",
+    "in": "header",
+    "required": False,
+    "description": "The pass that one gets at one's turn, for a campaign with a waiting room.",
+    "schema": {"type": "string"},
+}
 MIN_POSITION: Final[Mapping[str, Any]] = {
     "name": "Tidebook-Min-Position",
     "in": "header",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any
 
@@ -117,14 +117,22 @@ def add_write(router: APIRouter, write: Write[Any], words: Words) -> None:
             **documentation.body(
                 write.body, words.example, required=any_required(write.body.model_fields.values())
             ),
-            **documentation.signed(documentation.IDEMPOTENCY_KEY),
+            **documentation.signed(*_headers(write)),
         },
     )
 
 
 def codes_of(rules: str) -> tuple[str, ...]:
     """Return every code that a write may be answered with."""
-    return (*documentation.WRITE, *PRECEDENCE[rules])
+    at_the_gate = ("waiting_room",) if rules == "claim" else ()
+    return (*documentation.WRITE, *at_the_gate, *PRECEDENCE[rules])
+
+
+def _headers(write: Write[Any]) -> tuple[Mapping[str, Any], ...]:
+    """Return the headers that a write takes besides the token."""
+    if write.rush:
+        return (documentation.IDEMPOTENCY_KEY, documentation.PASS)
+    return (documentation.IDEMPOTENCY_KEY,)
 
 
 def any_required(fields: Iterable[Any]) -> bool:
