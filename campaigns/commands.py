@@ -116,7 +116,7 @@ class Header(NamedTuple):
         }
 
 
-class Decision(NamedTuple):
+class Decision(msgspec.Struct, frozen=True, gc=False):
     """What happened (`code`), what the caller is told, and what is written.
 
     `own_record` says that the one event is the record of its request, see `Command.retell`.
@@ -704,7 +704,7 @@ class ExpireCoupon(CouponCommand):
 
 
 def _campaign_read(campaign: UUID) -> Read[Campaign]:
-    return Read(campaign, CAMPAIGN_FOLD, keep=True)
+    return Read(campaign, CAMPAIGN_FOLD, True)
 
 
 def _coupon_read(coupon: UUID) -> Read[Coupon]:

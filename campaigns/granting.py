@@ -28,13 +28,6 @@ EVENT_VARIES: Final = ("at", "by", "why", "person", "n")
 REPLY_VARIES: Final = ("coupon", "n", "claimed_at")
 
 
-class Grant(NamedTuple):
-    """A claim's event, as stored, and its reply, as told."""
-
-    event: EncodedEvent
-    reply: Raw
-
-
 class _Forms(NamedTuple):
     """The moulds of one campaign at one version. They are of this very object and no other."""
 
@@ -57,15 +50,13 @@ def grant(
     at: datetime,
     by: Actor,
     why: Why,
-) -> Grant:
-    """Return the grant of a person's n-th coupon: the first event of the coupon's stream."""
+) -> tuple[EncodedEvent, Raw]:
+    """Return the grant of a person's n-th coupon: its stream's first event, and the reply."""
     forms = _forms.get(id(campaign))
     if forms is None or forms.campaign is not campaign or forms.book != book:
         forms = _make_forms(book, campaign, plain_claim(campaign, coupon, n, person, at, by, why))
-    return Grant(
-        forms.event.cast(coupon, 1, at, by, why, person, n),
-        Raw(forms.reply.cast(forms.coupon_prefix + coupon.hex, n, at)),
-    )
+    event = forms.event.cast(coupon, 1, at, by, why, person, n)
+    return event, Raw(forms.reply.cast(forms.coupon_prefix + coupon.hex, n, at))
 
 
 def plain_claim(

@@ -6,6 +6,7 @@ No float ever becomes money here, and no amount leaves this module without its c
 from __future__ import annotations
 
 import re
+from functools import lru_cache
 from typing import Final
 
 import msgspec
@@ -62,6 +63,7 @@ def check_minor(value: int) -> int:
     return value
 
 
+@lru_cache(maxsize=256)
 def check_currency(code: str) -> str:
     """Return `code` when it has the form of an ISO 4217 code; raise `MoneyError` if not."""
     if not _CURRENCY.fullmatch(code):

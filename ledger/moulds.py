@@ -8,7 +8,7 @@ it casts for its sample is compared with the plain encoder's bytes before it is 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 from uuid import UUID
 
 import msgspec
@@ -57,7 +57,7 @@ class EventMould:
         return EncodedEvent(stream, version, self._mould.cast(*values), self)
 
 
-class EncodedEvent(NamedTuple):
+class EncodedEvent(msgspec.Struct, frozen=True, gc=False):
     """An event that has its bytes already. Its mould's sample stands for it in all checks."""
 
     originator_id: UUID

@@ -57,7 +57,7 @@ class Fold(Protocol[S]):
         ...
 
 
-class Read(NamedTuple, Generic[S]):
+class Read(msgspec.Struct, Generic[S], frozen=True, gc=False):
     """A stream that a decision looks at; `keep` holds a hot one's state between batches."""
 
     stream: UUID
@@ -65,7 +65,7 @@ class Read(NamedTuple, Generic[S]):
     keep: bool = False
 
 
-class Verdict(NamedTuple):
+class Verdict(msgspec.Struct, frozen=True, gc=False):
     """What was decided: a stable code, the reply's bytes, and what it writes (all or nothing).
 
     `own_record` says that its one event is the record of the request: no reply is kept, and a

@@ -131,8 +131,7 @@ class Scene:
                 reads[read.stream.int] = read
             for pool in request.pools:
                 pools[pool] = None
-            if ticket.mark is not None:
-                assert request.key is not None
+            if ticket.mark is not None and request.key is not None:
                 keys.append(Key(request.scope, request.key, ticket.mark))
         wanted = Wanted(keys=keys, pools=list(pools))
         self._want(wanted, reads.values())
@@ -275,6 +274,7 @@ class Scene:
             raise AssertionError("its own record is one event with a key, which can be told again")
         changed: list[_Stream] = []
         new: list[NewEvent] = []
+        before: list[tuple[PoolKey, Capacity]] = []
         try:
             for event in verdict.events:
                 checks.event(event)
@@ -282,31 +282,31 @@ class Scene:
                 stream.add(event)
                 changed.append(stream)
                 new.append(self._new(event, own))
-            pools = self._pools_after(verdict.capacity)
+            for pool, change in verdict.capacity:
+                before.append((pool, self._take(pool, change)))
         except Exception:
             for stream in reversed(changed):
                 stream.take_back()
+            self._pools.update(reversed(before))
             raise
-        self._pools.update(pools)
         if new:
             self._events += new
             self._at = self.now
+
+    def _take(self, pool: PoolKey, change: Capacity) -> Capacity:
+        """Change a pool; return what it was before."""
+        before = self.capacity(pool)
+        after = before.plus(change)
+        if not after.within_bounds:
+            raise AssertionError(f"a decision takes pool {pool} out of bounds: {after}")
+        self._pools[pool] = after
+        return before
 
     def _new(self, event: Event | EncodedEvent, request: bytes | None) -> NewEvent:
         stream, version = event.originator_id, event.originator_version
         if isinstance(event, EncodedEvent):
             return NewEvent(stream, version, event.mould.topic, event.state, request)
         return NewEvent(stream, version, event.TOPIC, self._mapper.types.encode(event), request)
-
-    def _pools_after(self, changes: Sequence[tuple[PoolKey, Capacity]]) -> dict[PoolKey, Capacity]:
-        pools: dict[PoolKey, Capacity] = {}
-        for pool, change in changes:
-            before = pools.get(pool)
-            after = (self.capacity(pool) if before is None else before).plus(change)
-            if not after.within_bounds:
-                raise AssertionError(f"a decision takes pool {pool} out of bounds: {after}")
-            pools[pool] = after
-        return pools
 
     # What is left of it.
 

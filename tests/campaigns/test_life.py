@@ -486,7 +486,7 @@ def _approve_without_second_person(
     stranger = header._replace(by=Actor("operator", "somebody else"))
     decision: c.Decision = decide(self, view, stranger)
     events = [msgspec.structs.replace(event, by=header.by) for event in decision.events]
-    return decision._replace(events=events)
+    return msgspec.structs.replace(decision, events=events)
 
 
 def _plant_endings_without_state(patch: pytest.MonkeyPatch) -> None:
