@@ -16,12 +16,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from loadtest.contenders import Outcome, output_of
-from loadtest.servers import Child, CpuTime, Postgres, free_port
+from loadtest.servers import POSTGRES_SETTINGS, Child, CpuTime, Postgres, free_port
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-PAGE_CACHE_MB: Final = 256
+PAGE_CACHE_MB: Final = int(POSTGRES_SETTINGS["shared_buffers"].removesuffix("MB"))
 """As much as PostgreSQL's shared buffers."""
 
 
