@@ -36,7 +36,6 @@ SECURITY_HEADERS: Final[tuple[tuple[bytes, bytes], ...]] = (
 NO_STORE: Final = (b"cache-control", b"no-store")
 
 KEY_CHARS_MAX: Final = 128
-_PLAIN_KEY: Final = re.compile(rb"[ -~]*")
 _QUOTED_KEY: Final = re.compile(rb'"((?:[ !#-\[\]-~]|\\["\\])*)"')
 _ESCAPED: Final = re.compile(rb"\\(.)")
 
@@ -165,11 +164,9 @@ def address_of(peer: str, headers: Mapping[bytes, bytes], trusted_proxies: int) 
 
 
 def _unquoted(raw: bytes) -> str | None:
-    if raw.isalnum() and len(raw) <= KEY_CHARS_MAX:
-        return raw.decode("ascii")
-    quoted = _QUOTED_KEY.fullmatch(raw)
-    if quoted is not None:
+    if raw.startswith(b'"') and (quoted := _QUOTED_KEY.fullmatch(raw)) is not None:
         raw = _ESCAPED.sub(rb"\1", quoted[1])
-    if not (0 < len(raw) <= KEY_CHARS_MAX and _PLAIN_KEY.fullmatch(raw) and raw.strip()):
+    if not raw.isascii() or len(raw) > KEY_CHARS_MAX:
         return None
-    return raw.decode("ascii")
+    key = raw.decode("ascii")
+    return key if key.isprintable() and not key.isspace() and key else None

@@ -91,6 +91,7 @@ class Lane:
         self._proxies = service.settings.trusted_proxies
         self._kinds = (_Kind.of(CLAIM, keep=True), _Kind.of(REDEEM, keep=False))
         self._stops: dict[bytes, _Stop] = {}
+        self._loop: asyncio.AbstractEventLoop | None = None
 
     def take(self, call: LaneCall, send: Callable[[bytes], None]) -> bool:
         """Take a call that nothing is wrong with; leave any other, untouched."""
@@ -118,9 +119,11 @@ class Lane:
             asked = write.asked(service, heading, stop.path, body, own_id, address)
         except Exception:  # noqa: BLE001 - nothing was done; the ordinary way meets it and says so
             return False
-        _Ride(service, caller, asked, call.started, stop, own_id, address, send).go(
-            service.rates[caller.role], paced=False
-        )
+        if self._loop is None:
+            self._loop = asyncio.get_running_loop()
+        began = call.started
+        ride = _Ride(service, self._loop, caller, asked, began, stop, own_id, address, send)
+        ride.go(service.rates[caller.role], paced=False)
         return True
 
     def _found(self, path: bytes) -> _Stop | None:
@@ -144,6 +147,7 @@ class _Ride(Passage):
     def __init__(
         self,
         service: Service,
+        loop: asyncio.AbstractEventLoop,
         caller: Caller,
         asked: Asked,
         began: float,
@@ -153,15 +157,8 @@ class _Ride(Passage):
         send: Callable[[bytes], None],
     ) -> None:
         book, request, knock = asked
-        super().__init__(
-            service.passages,
-            asyncio.get_running_loop(),
-            caller,
-            service.writers[book],
-            request,
-            knock,
-            began,
-        )
+        writer = service.writers[book]
+        super().__init__(service.passages, loop, caller, writer, request, knock, began)
         self._service = service
         self._book = book
         self._stop = stop

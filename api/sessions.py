@@ -32,6 +32,7 @@ _PREFIX: Final = b"tbs1."
 _BEARER: Final = b"Bearer " + _PREFIX
 _LOOSE: Final = re.compile(rb"[Bb][Ee][Aa][Rr][Ee][Rr] +(tbs1\.[!-~]*) *")
 _KEY_ID_CHARS: Final = 6
+_BLOCK: Final = 64
 _MAC_BYTES: Final = 24
 _MAC_CHARS: Final = 32
 _KEY_ID: Final = slice(len(_BEARER), len(_BEARER) + _KEY_ID_CHARS)
@@ -69,18 +70,29 @@ class Session(NamedTuple):
 class SessionKey:
     """A key of session tokens with the name by which tokens say that it is theirs."""
 
-    __slots__ = ("id", "secret")
+    __slots__ = ("_inner", "_outer", "id")
 
     def __init__(self, secret: bytes) -> None:
-        self.secret = secret
+        block = (hashlib.sha256(secret).digest() if len(secret) > _BLOCK else secret).ljust(
+            _BLOCK, b"\0"
+        )
+        self._inner = hashlib.sha256(bytes(byte ^ 0x36 for byte in block))
+        self._outer = hashlib.sha256(bytes(byte ^ 0x5C for byte in block))
         self.id = _base64url(hashlib.sha256(b"tidebook session key" + secret).digest())[
             :_KEY_ID_CHARS
         ]
 
     def mac(self, signed: bytes) -> bytes:
-        """Return the MAC of a token's text, as text: 24 bytes leave no spare bits in base64."""
-        mac = hmac.digest(self.secret, signed, "sha256")[:_MAC_BYTES]
-        return b2a_base64(mac, newline=False).translate(_TO_URL)
+        """Return the MAC of a token's text, as text: 24 bytes leave no spare bits in base64.
+
+        It is HMAC-SHA256 as in RFC 2104, with the key's share of both hashes worked out before:
+        that halves its time.
+        """
+        inner = self._inner.copy()
+        inner.update(signed)
+        outer = self._outer.copy()
+        outer.update(inner.digest())
+        return b2a_base64(outer.digest()[:_MAC_BYTES], newline=False).translate(_TO_URL)
 
 
 class Revocations:

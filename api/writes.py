@@ -55,8 +55,7 @@ _REPLAYED: Final = (b"idempotency-replayed", b"true")
 _CONTENT_JSON: Final = (b"content-type", JSON)
 
 
-@dataclass(frozen=True, slots=True)
-class Order(Generic[BodyT]):
+class Order(NamedTuple, Generic[BodyT]):
     """What one caller asks for: the body as checked, the thing it is about, and the key."""
 
     caller: Caller

@@ -168,6 +168,15 @@ def test_nonsense_is_refused(made: Sessions, header: bytes) -> None:
     assert refused(made, header).status == 401
 
 
+@pytest.mark.parametrize("length", [32, 63, 64, 65, 200])
+def test_the_mac_is_hmac_sha256(length: int) -> None:
+    """With keys of any length, for any text."""
+    secret = bytes(range(256))[:length]
+    for text in (b"", b"x", b"tbs1.text" * 50):
+        mac = hmac.digest(secret, text, "sha256")[:24]
+        assert SessionKey(secret).mac(text) == base64.urlsafe_b64encode(mac)
+
+
 def test_macs_are_compared_in_constant_time(
     made: Sessions, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -179,8 +188,7 @@ def test_macs_are_compared_in_constant_time(
         return hmac.compare_digest(ours, theirs)
 
     good = bearer(made.begin(TOURIST).token)
-    fake = SimpleNamespace(compare_digest=compare, digest=hmac.digest)
-    monkeypatch.setattr(sessions, "hmac", fake)
+    monkeypatch.setattr(sessions, "hmac", SimpleNamespace(compare_digest=compare))
     made.caller(good)
     assert asked == [good[-32:]]
 
