@@ -6,8 +6,10 @@ Method: a service in simulated time, so that the end of the intake is an instant
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from typing import Any
+from uuid import UUID
 
 import pytest
 
@@ -15,6 +17,7 @@ from api.drawer import Drawer
 from ledger.commit import GroupCommit
 from tests.api.conftest import MakeApp
 from tests.api.harness import App
+from tests.docs.pages import page
 
 NOON = datetime(2026, 5, 1, 12, tzinfo=UTC)
 LOTTERY = {"kind": "lottery", "seconds": 30}
@@ -179,3 +182,52 @@ def test_an_intake_is_shown_as_it_was_drafted(make_app: MakeApp, intake: Any) ->
     app.project()
     shown = app.get(f"/v1/campaigns/{campaign}", token=app.token("operator")).json()
     assert shown.get("intake") == (None if intake == {"kind": "first_come"} else intake)
+
+
+def test_an_auditor_recomputes_the_draw_by_the_page(app: App) -> None:
+    """The code of docs/lottery.md, over events read by HTTP; forged ones it refuses."""
+    other, campaign = app.open_campaign(**terms()), app.open_campaign(quota=3, **terms())
+    for who in ("one", "two", "three", "four", "five"):
+        app.claim(other, who)
+        app.claim(campaign, who)
+    draw(app)
+    events: list[dict[str, Any]] = []
+    following: int | None = 0
+    while following is not None:
+        page_of_events = app.get(
+            "/v1/books/main/events",
+            token=app.token("auditor"),
+            params={"after": following, "limit": 7},
+        ).json()
+        events += page_of_events["items"]
+        following = page_of_events["next"]
+    own = campaign.rpartition("_")[2]
+    winners = checker()(events, own)
+    assert len(winners) == 3
+    for forged in forgeries(events, own):
+        with pytest.raises(AssertionError):
+            checker()(forged, own)
+
+
+def checker() -> Any:
+    """The function that the page shows."""
+    names: dict[str, Any] = {}
+    exec(compile(page("docs/lottery.md").snippets[1].text, "lottery.md", "exec"), names)
+    return names["check_draw"]
+
+
+def forgeries(events: list[dict[str, Any]], campaign: str) -> Iterator[list[dict[str, Any]]]:
+    """The same events with one entry gone, one seed changed, one coupon given to somebody else."""
+    dashed = str(UUID(campaign))
+    of_entry = [
+        place
+        for place, event in enumerate(events)
+        if event["topic"] == "coupon.entered" and event["state"]["campaign"] == dashed
+    ]
+    yield events[: of_entry[0]] + events[of_entry[0] + 1 :]
+    for place, event in enumerate(events):
+        if event["topic"] == "campaign.drawn" and event["stream"] == campaign:
+            state = {**event["state"], "seed": "00" * 32}
+            yield [*events[:place], {**event, "state": state}, *events[place + 1 :]]
+        if event["topic"] == "coupon.claimed" and event["state"]["campaign"] == dashed:
+            yield [*events[:place], {**event, "stream": "ab" * 16}, *events[place + 1 :]]

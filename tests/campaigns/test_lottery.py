@@ -283,6 +283,10 @@ class Lotteries(RuleBasedStateMachine):
     @rule(target=campaigns, quota=st.integers(0, 4), short=st.booleans(), restock=st.booleans())
     def launch(self, quota: int, short: bool, restock: bool) -> UUID:
         """Open a lottery whose intake begins now."""
+        return self.launched(quota, short, restock)
+
+    def launched(self, quota: int, short: bool = False, restock: bool = False) -> UUID:
+        """Draft, fund and open a lottery."""
         terms = terms_of(
             claim_from=self.now, intake=Intake(kind="lottery", seconds=SECONDS), restock=restock
         )
@@ -314,6 +318,17 @@ class Lotteries(RuleBasedStateMachine):
             assert set(codes) <= {"draw_pending", "already_claimed"}, "nobody is before the draw"
         else:
             assert not codes["entered"], "no entry without an intake"
+
+    @rule(
+        target=campaigns, quota=st.integers(1, 3), people=st.integers(2, 8), steps=st.integers(0, 5)
+    )
+    def evening(self, quota: int, people: int, steps: int) -> UUID:
+        """A lottery from its opening into its draw, as far as the runner comes."""
+        campaign = self.launched(quota)
+        self.press(campaign=campaign, people=list(range(1, people + 1)))
+        self.now += timedelta(seconds=SECONDS)
+        list(itertools.islice(drawer_of(self.desks[0]).steps(self.now), steps))
+        return campaign
 
     @rule(seconds=st.sampled_from([1, 29, 3600]))
     def wait(self, seconds: int) -> None:
