@@ -36,6 +36,23 @@ SAMPLE_S: Final = 1.0
 ACCOUNTS: Final = ("postgres", "nobody")
 """Whom PostgreSQL runs as when we are root: the first of these that the machine has."""
 
+_LIMITS: Final = (
+    Path("/sys/fs/cgroup/memory.max"),
+    Path("/sys/fs/cgroup/memory/memory.limit_in_bytes"),
+)
+
+
+def _memory_bytes() -> int:
+    """What this machine has, or this container may have."""
+    memory = psutil.virtual_memory().total
+    for limit in _LIMITS:
+        with contextlib.suppress(OSError, ValueError):
+            memory = min(memory, int(limit.read_text()))
+    return memory
+
+
+_MEMORY_MB: Final = _memory_bytes() >> 20
+
 POSTGRES_SETTINGS: Final = {
     "fsync": "on",
     "synchronous_commit": "on",
@@ -43,8 +60,8 @@ POSTGRES_SETTINGS: Final = {
     "data_sync_retry": "off",
     "listen_addresses": "",
     "max_connections": "100",
-    "shared_buffers": "256MB",
-    "effective_cache_size": "1GB",
+    "shared_buffers": f"{min(4096, max(128, _MEMORY_MB // 8))}MB",
+    "effective_cache_size": f"{max(128, _MEMORY_MB // 2)}MB",
     "work_mem": "16MB",
     "maintenance_work_mem": "128MB",
     "max_worker_processes": "4",
@@ -53,9 +70,9 @@ POSTGRES_SETTINGS: Final = {
     "random_page_cost": "1.1",
     "jit": "off",
     "wal_buffers": "16MB",
-    "min_wal_size": "128MB",
-    "max_wal_size": "512MB",
-    "checkpoint_timeout": "5min",
+    "min_wal_size": "256MB",
+    "max_wal_size": "4GB",
+    "checkpoint_timeout": "30s",
     "checkpoint_completion_target": "0.9",
     "timezone": "UTC",
 }

@@ -15,7 +15,7 @@ import psycopg
 import pytest
 from psycopg import sql
 
-from api.embedded.postgres import SETTINGS as EMBEDDED_SETTINGS
+from api.embedded.postgres import memory_bytes, settings_for
 from loadtest.servers import (
     POSTGRES_SETTINGS,
     Child,
@@ -109,10 +109,11 @@ def figures(baseline: httpx.Client, campaign: str) -> tuple[int, int, int]:
 
 def test_the_database_has_the_settings_of_the_embedded_default() -> None:
     """The baseline's database makes the same promises with the same memory."""
+    embedded = settings_for(memory_bytes())
     differing = {
-        name: (value, EMBEDDED_SETTINGS.get(name))
+        name: (value, embedded.get(name))
         for name, value in POSTGRES_SETTINGS.items()
-        if EMBEDDED_SETTINGS.get(name) != value
+        if embedded.get(name) != value
     }
     assert differing == {}
 
