@@ -467,6 +467,15 @@ def _plant_replies_not_kept(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(appending, "reply_rows", lambda book, _: reply_rows(book, ()))
 
 
+def _plant_requests_not_written(patch: pytest.MonkeyPatch) -> None:
+    event_rows = appending.event_rows
+
+    def forgetful(book: str, after: int, events: list[appending.NewEvent]) -> bytes:
+        return event_rows(book, after, [event._replace(request=None) for event in events])
+
+    patch.setattr(appending, "event_rows", forgetful)
+
+
 def _plant_stock_that_leaks(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(c, "_return_to_capacity", lambda *_: ())
 
@@ -504,6 +513,7 @@ PLANTED = [
     _plant_no_person_key,
     _plant_capacity_not_taken,
     _plant_replies_not_kept,
+    _plant_requests_not_written,
     _plant_stock_that_leaks,
     _plant_money_that_vanishes,
     _plant_one_person_for_money,

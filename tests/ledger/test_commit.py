@@ -5,17 +5,19 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections import Counter, deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from datetime import timedelta
 from typing import Any
-from uuid import uuid4
+from uuid import UUID, uuid4
 
 import psycopg2
 import pytest
+from msgspec.structs import replace
 
-from campaigns.commands import ClaimCoupon
+from campaigns.commands import ClaimCoupon, RedeemCoupon, VoidCoupon
+from campaigns.coupon import coupon_id
 from ledger import appending, session
 from ledger.commit import (
     Answer,
@@ -31,8 +33,13 @@ from ledger.commit import (
     View,
 )
 from ledger.datastore import Datastore
-from tests.support.desk import NOON, Desk, person, tourist
+from ledger.events import Actor
+from ledger.money import Money
+from tests.support.damage import damaged
+from tests.support.desk import ALICE, NOON, Desk, person, terms_of, tourist
 from tests.support.proxy import END_OF_COPY, Proxy
+
+MALL = Actor("merchant", "mall")
 
 
 @pytest.fixture
@@ -398,3 +405,240 @@ def test_a_keyless_request_leaves_no_reply(desk: Desk) -> None:
     with desk.datastore.transaction() as cursor:
         cursor.execute("SELECT count(*) FROM idempotency WHERE scope = ''")
         assert cursor.fetchone() == (0,)
+
+
+# The event as the record of its request
+
+
+def rows_of(desk: Desk, query: str, *parameters: Any) -> list[tuple[Any, ...]]:
+    """Return what a query on the store finds."""
+    with desk.datastore.transaction() as cursor:
+        cursor.execute(query, parameters)
+        return list(cursor.fetchall())
+
+
+def test_a_claim_keeps_no_reply_and_is_told_again(desk: Desk, datastore: Datastore) -> None:
+    """A retry, in this process or another, gets code, bytes and position of the first answer."""
+    campaign = desk.opened(quota=5)
+    first = desk.claim(campaign, person(1), "key")
+    kept = rows_of(desk, "SELECT code FROM idempotency WHERE scope LIKE 'tourist:%%'")
+    assert kept == []
+    other = Desk(datastore)
+    for writer in (desk, other):
+        assert writer.claim(campaign, person(1), "key") == first._replace(replayed=True)
+    other.close()
+    assert desk.capacity(campaign)[0] == 1
+    stored = rows_of(desk, "SELECT position, request FROM event WHERE request IS NOT NULL")
+    mark = appending.request_id(f"tourist:{person(1)}", "key")
+    assert stored == [(first.position, UUID(bytes=mark))]
+
+
+def test_a_retry_tells_what_was_true_then(desk: Desk) -> None:
+    """Whatever became of the coupon since, the first reply does not change."""
+    campaign = desk.opened(quota=5)
+    first = desk.claim(campaign, person(1), "key")
+    coupon = coupon_id(campaign, person(1), 1)
+    assert desk.send(VoidCoupon(desk.book, coupon, "lost"), ALICE).code == "voided"
+    assert desk.claim(campaign, person(1), "key") == first._replace(replayed=True)
+
+
+def test_the_key_of_a_claim_is_good_for_nothing_else(desk: Desk) -> None:
+    """Not even with the same fingerprint; and a key of anything else not for a claim."""
+    campaign = desk.opened(quota=5)
+    who = tourist(person(1))
+    desk.claim(campaign, person(1), "claim")
+    coupon = coupon_id(campaign, person(1), 1)
+    with pytest.raises(KeyReused):
+        desk.send(VoidCoupon(desk.book, coupon, "lost"), who, "claim")
+    with pytest.raises(KeyReused):
+        desk.claim(campaign, person(1), "claim", fingerprint=b"another")
+    void = desk.send(VoidCoupon(desk.book, coupon, "lost"), who, "void", fingerprint=b"void")
+    assert void.code == "voided"
+    with pytest.raises(KeyReused):
+        desk.claim(campaign, person(1), "void")
+
+
+def test_a_request_of_somebody_elses_is_never_told(
+    desk: Desk, database_url: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """In a damaged store a retry gets an error, and not the reply to another request."""
+    campaign = desk.opened(quota=5)
+    desk.claim(campaign, person(1), "key")
+    mark = appending.request_id(f"tourist:{person(2)}", "key").hex()
+    with damaged(database_url) as damage:
+        damage.run("UPDATE event SET request = %s WHERE topic = 'coupon.claimed'", mark)
+    with pytest.raises(AssertionError, match="another request"):
+        desk.claim(campaign, person(2), "key")
+    assert "a decision of main failed" in caplog.text
+
+
+def test_a_claim_of_before_is_answered_with_what_was_kept(desk: Desk, database_url: str) -> None:
+    """A store from before has claims with kept replies and no request; their keys still answer."""
+    campaign = desk.opened(quota=5)
+    first = desk.claim(campaign, person(1), "key")
+    as_before(database_url, f"tourist:{person(1)}", "key", first)
+    assert desk.claim(campaign, person(1), "key") == first._replace(replayed=True)
+    with pytest.raises(KeyReused):
+        desk.claim(campaign, person(1), "key", fingerprint=b"other")
+    assert desk.capacity(campaign)[0] == 1
+
+
+def as_before(database_url: str, scope: str, key: str, answer: Answer) -> None:
+    """Make the one claim of a book one of before events were records: its reply is kept instead."""
+    with damaged(database_url) as damage:
+        damage.run("UPDATE event SET request = NULL")
+        damage.run(
+            "INSERT INTO idempotency (book, scope, key, fingerprint, code, body, position)"
+            " VALUES ({book}, %s, %s, %s, %s, %s, %s)",
+            *(scope, key, b"same", answer.code, answer.body, answer.position),
+        )
+
+
+def test_a_request_is_recorded_once(desk: Desk, database_url: str) -> None:
+    """Were the lock to fail, the index would not let a second event have the same request."""
+    assert add_twice(desk, database_url) == "event_request"
+
+
+def test_without_the_index_a_request_is_recorded_twice(desk: Desk, database_url: str) -> None:
+    """Control: nothing else in the store refuses the second event of a request."""
+    with damaged(database_url) as damage:
+        damage.run("DROP INDEX event_request")
+    assert add_twice(desk, database_url) is None
+
+
+def add_twice(desk: Desk, database_url: str) -> str | None:
+    """Copy a claim to the end of the book; return the name of the constraint that forbids it."""
+    campaign = desk.opened(quota=5)
+    desk.claim(campaign, person(1), "key")
+    with damaged(database_url) as damage:
+        try:
+            damage.run(
+                "INSERT INTO event SELECT book, position + 1, gen_random_uuid(),"
+                " originator_version, topic, state, request FROM event WHERE request IS NOT NULL"
+            )
+        except psycopg2.errors.UniqueViolation as refused:
+            damage.cursor.connection.rollback()
+            return refused.diag.constraint_name
+    return None
+
+
+def test_what_cannot_be_told_again_is_not_its_own_record(desk: Desk) -> None:
+    """A decision that says so without a way to tell it, or with no event, is a bug."""
+    forgetful = Request(
+        lambda _: Verdict("claimed", b"", own_record=True), scope="x", key="k", fingerprint=b"f"
+    )
+    with pytest.raises(AssertionError, match="can be told again"):
+        desk.writer.submit(forgetful).result(20)
+
+
+# What a batch costs
+
+
+def test_a_batch_is_two_round_trips(datastore: Datastore, database_url: str) -> None:
+    """Lock and read, then write and commit: nobody waits for the network more often than that."""
+    proxy = Proxy(database_url)
+    desk = Desk(Datastore(proxy.url))
+    campaign = desk.opened(quota=50)
+    with head_held(database_url):
+        taken = [
+            desk.submit(ClaimCoupon(desk.book, campaign, person(n)), tourist(person(n)))
+            for n in range(30)
+        ]
+        seen: list[bytes] = []
+        proxy.cut = lambda data: seen.append(data)  # type: ignore[func-returns-value]
+    assert {future.result(20).code for future in taken} == {"claimed"}
+    desk.close()
+    proxy.close()
+    asked = [data for data in seen if data[:1] == b"Q"]
+    assert len([data for data in asked if b"BEGIN" in data]) <= 2, "one batch, or two"
+    assert all(b"tidebook_look" in data or b"COMMIT" in data for data in asked)
+    assert not any(b"BEGIN" in data and b"COMMIT" in data for data in asked)
+
+
+def test_what_streams_tell_is_read_at_once(
+    desk: Desk, database_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Redemptions of coupons of many campaigns read all these campaigns in one further look."""
+    campaigns = [desk.opened(quota=5, key=f"campaign-{n}") for n in range(5)]
+    coupons = [desk.claimed(campaign, person(1)) for campaign in campaigns]
+    looks: list[int] = []
+    look = session.Session.look
+
+    def counted(self: session.Session, book: str, wanted: session.Wanted) -> Any:
+        looks.append(len(wanted.streams))
+        return look(self, book, wanted)
+
+    monkeypatch.setattr(session.Session, "look", counted)
+    total = Money(9_000, "CNY")
+    with head_held(database_url):
+        first = desk.writer.submit(Request(lambda _: Verdict("ok", b"")))
+        taken = [
+            desk.submit(RedeemCoupon(desk.book, coupon, "mall", None, "o", total), MALL)
+            for coupon in coupons
+        ]
+    assert first.result(20).code == "ok"
+    assert {future.result(20).code for future in taken} == {"redeemed"}
+    assert sum(looks) == 5
+    assert len(looks) <= 2, "one batch, or two"
+
+
+def test_what_a_failed_decision_wrote_is_taken_back(desk: Desk, database_url: str) -> None:
+    """Neither its event nor its stock is seen by the next decision of the same batch."""
+    campaign = desk.opened(quota=1)
+    pool = (campaign, "all")
+    claim = ClaimCoupon(desk.book, campaign, person(1))
+    request = claim.request(desk.call(tourist(person(1)), "bad"))
+
+    def greedy(view: View) -> Verdict:
+        granted = request.decide(view)
+        twice = [*granted.capacity, (pool, appending.Capacity(issued=1))]
+        return replace(granted, capacity=twice)
+
+    with head_held(database_url):
+        bad = desk.writer.submit(replace(request, decide=greedy))
+        good = desk.submit(claim, tourist(person(1)), "good")
+    with pytest.raises(AssertionError, match="out of bounds"):
+        bad.result(20)
+    assert good.result(20).code == "claimed"
+    assert desk.capacity(campaign)[:3] == (1, 1, 500)
+
+
+# Room in pools
+
+
+class Listener:
+    """Hears of room in pools, and looks what everybody else sees of the book then."""
+
+    def __init__(self, database_url: str) -> None:
+        self.heard: list[tuple[str, int, list[appending.PoolKey]]] = []
+        self.positions: list[int] = []
+        self._url = database_url
+
+    def freeing(self, book: str, position: int, pools: Sequence[appending.PoolKey]) -> None:
+        self.heard.append((book, position, list(pools)))
+        connection = psycopg2.connect(self._url)
+        with connection.cursor() as cursor:
+            cursor.execute("SELECT position FROM tidebook.book_head")
+            self.positions.append((cursor.fetchone() or (0,))[0])
+        connection.close()
+        raise ZeroDivisionError
+
+
+def test_room_is_told_before_it_is_committed(datastore: Datastore, database_url: str) -> None:
+    """More quota and ended coupons are told, claims are not; and an observer that fails is let."""
+    listener = Listener(database_url)
+    desk = Desk(datastore, observer=listener)
+    campaign = desk.opened(quota=2, terms=terms_of(restock=True))
+    pool = (campaign, "all")
+    funded = desk.events()[-2].originator_version
+    assert [pools for _, _, pools in listener.heard] == [[pool]], "the funding, which makes room"
+    assert funded == 3
+    desk.claimed(campaign, person(1))
+    desk.claimed(campaign, person(2))
+    assert len(listener.heard) == 1, "a claim takes room"
+    before = len(desk.events())
+    void = VoidCoupon(desk.book, coupon_id(campaign, person(1), 1), "lost")
+    assert desk.send(void, ALICE).code == "voided"
+    assert listener.heard[1] == ("main", before, [pool])
+    assert listener.positions[1] == before, "nobody could see it yet"
+    desk.close()

@@ -54,6 +54,28 @@ def test_a_database_from_the_future_is_refused(
         migrate(database_url)
 
 
+def test_events_of_before_are_migrated_without_a_touch(
+    empty_database_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A store of the first version gets the column for requests, null in all that it has."""
+    every = migrations.read_migrations("ledger")
+    monkeypatch.setattr(migrations, "read_migrations", lambda _: every[:1])
+    migrate(empty_database_url)
+    connection = psycopg2.connect(empty_database_url)
+    connection.autocommit = True
+    cursor = connection.cursor()
+    cursor.execute(
+        "INSERT INTO tidebook.event (book, position, originator_id, originator_version, topic,"
+        " state) VALUES ('main', 1, gen_random_uuid(), 1, 'x', 'y') RETURNING ctid, xmin"
+    )
+    place = cursor.fetchone()
+    monkeypatch.setattr(migrations, "read_migrations", lambda _: every)
+    assert migrate(empty_database_url) == [one.name for one in every[1:]]
+    cursor.execute("SELECT ctid, xmin, request FROM tidebook.event")
+    assert cursor.fetchall() == [(*(place or ()), None)]
+    connection.close()
+
+
 def test_a_broken_migration_leaves_nothing_behind(
     database_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -26,7 +26,7 @@ from campaigns.coupon import coupon_id
 from campaigns.event_types import MAPPER
 from campaigns.refusals import Refusal
 from ledger.books import Book
-from ledger.commit import Answer, GroupCommit, Limits
+from ledger.commit import Answer, GroupCommit, Limits, Observer
 from ledger.datastore import Datastore
 from ledger.events import Actor, Event
 from ledger.money import Money
@@ -75,12 +75,16 @@ class Desk:
     """Sends commands to one writer; every call is at noon of one day unless it says otherwise."""
 
     def __init__(
-        self, datastore: Datastore, book: str = "main", limits: Limits | None = None
+        self,
+        datastore: Datastore,
+        book: str = "main",
+        limits: Limits | None = None,
+        observer: Observer | None = None,
     ) -> None:
         self.datastore = datastore
         self.book = Book(book)
         self.writer = GroupCommit(
-            datastore, book, MAPPER, limits=limits, check=check_postings
+            datastore, book, MAPPER, limits=limits, check=check_postings, observer=observer
         ).start()
         self._keys = (f"key-{n}" for n in itertools.count())
 
