@@ -18,7 +18,7 @@ PYTEST_ARGS ?= -n auto --dist worksteal
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run demo test test-fast lint format bench profile reference lock clean
+.PHONY: help setup run demo test test-fast lint format bench bench-big profile reference lock clean
 
 help: ## List these targets
 	@echo "Tidebook: an event-sourced ledger for coupons. Targets:"
@@ -51,6 +51,9 @@ bench: $(VENV)/.dev ## Measure against the baselines and write bench.json
 
 profile: $(VENV)/.dev ## Run a rush under py-spy and say where the server's time goes
 	$(BIN)/python -m loadtest.profiling $(ARGS)
+
+bench-big: $(VENV)/.dev ## Claim from a campaign of a million coupons (ARGS="--coupons 12000000")
+	$(BIN)/python -m loadtest.big $(ARGS)
 
 reference: $(VENV)/.dev ## Write docs/reference/ from the code
 	$(BIN)/python -m api.reference docs/reference

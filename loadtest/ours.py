@@ -119,6 +119,11 @@ class Tidebook:
                 yield tidebook
 
     @property
+    def database_url(self) -> str:
+        """The database, as its owner."""
+        return self._env["TIDEBOOK_DATABASE_URL"]
+
+    @property
     def server_pid(self) -> int:
         """The parent of the server's processes."""
         return self._trees["server"].pid
