@@ -59,7 +59,7 @@ SETTINGS: Final = {
     "TIDEBOOK_SESSION_S": "3600",
     **{
         f"TIDEBOOK_RATE_{who}_{what}": LIFTED
-        for who in ("TOURIST", "STAFF", "PERSON", "DEVICE", "ADDRESS")
+        for who in ("TOURIST", "STAFF")
         for what in ("PER_S", "BURST")
     },
 }
