@@ -188,6 +188,8 @@ class Gatekeeper:
                     self.gate.tally.lost += door.forget_the_oldest()
             self._shut_idle_doors()
             for door in list(self.gate.doors.values()):
+                if door.campaign not in self._campaigns:
+                    self._want(door.key, "sweep")
                 if door.epoch and not self.gate.away:
                     try:
                         await self._beat(door)

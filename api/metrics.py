@@ -21,6 +21,8 @@ from prometheus_client import (
 )
 from prometheus_client.multiprocess import MultiProcessCollector
 
+from api.gatekeeper import Gatekeeper
+from campaigns.gate import Gate
 from ledger.commit import GroupCommit
 from projections.lag import Lag
 
@@ -74,6 +76,36 @@ RATE_DEGRADED: Final = Gauge(
     registry=REGISTRY,
     multiprocess_mode="livesum",
 )
+GATE_CALLS: Final = Gauge(
+    "tidebook_gate_calls",
+    "Calls to the gate since the server's start; each carries a batch of claims.",
+    registry=REGISTRY,
+    multiprocess_mode="livesum",
+)
+GATE_EPOCHS: Final = Gauge(
+    "tidebook_gate_epochs",
+    "Pools built from the store since the server's start, because the gate did not know them.",
+    registry=REGISTRY,
+    multiprocess_mode="livesum",
+)
+GATE_SWEEPS: Final = Gauge(
+    "tidebook_gate_sweeps",
+    "Pools of the gate compared with the store since the server's start.",
+    registry=REGISTRY,
+    multiprocess_mode="livesum",
+)
+GATE_CORRECTED: Final = Gauge(
+    "tidebook_gate_corrected_tokens",
+    "Tokens that these comparisons gave or took.",
+    registry=REGISTRY,
+    multiprocess_mode="livesum",
+)
+GATE_LOST: Final = Gauge(
+    "tidebook_gate_lost_requests",
+    "Requests admitted since the server's start whose outcome nobody told the gate.",
+    registry=REGISTRY,
+    multiprocess_mode="livesum",
+)
 LAG_SECONDS: Final = Gauge(
     "tidebook_projection_lag_seconds",
     "Age of the first event that a projection does not show yet; 0 when it shows all.",
@@ -87,6 +119,26 @@ LAG_EVENTS: Final = Gauge(
     ("projection", "book"),
     registry=REGISTRY,
     multiprocess_mode="mostrecent",
+)
+
+GATE_WORDS: Final = Gauge(
+    "tidebook_gate_words",
+    "What the gate has said to claims since the server's start, by verdict.",
+    ("verdict",),
+    registry=REGISTRY,
+    multiprocess_mode="livesum",
+)
+GATE_AWAY: Final = Gauge(
+    "tidebook_gate_away",
+    "Server processes that cannot ask the gate, so that their claims take the slow lane.",
+    registry=REGISTRY,
+    multiprocess_mode="livesum",
+)
+SLOW_LANE: Final = Gauge(
+    "tidebook_slow_lane",
+    "Claims that are with the store although the gate could not speak for them.",
+    registry=REGISTRY,
+    multiprocess_mode="livesum",
 )
 
 
@@ -155,6 +207,22 @@ def projection_lags(lags: Iterable[Lag]) -> None:
     for lag in lags:
         LAG_SECONDS.labels(lag.projection, lag.book).set(lag.seconds)
         LAG_EVENTS.labels(lag.projection, lag.book).set(lag.events)
+
+
+def gatekeeper_state(gatekeeper: Gatekeeper) -> None:
+    """Note what it took to keep the gate of this process up."""
+    GATE_CALLS.set(gatekeeper.gate.tally.calls)
+    GATE_LOST.set(gatekeeper.gate.tally.lost)
+    GATE_EPOCHS.set(gatekeeper.sums.loads)
+    GATE_SWEEPS.set(gatekeeper.sums.sweeps)
+    GATE_CORRECTED.set(gatekeeper.sums.corrected)
+
+
+def gate_state(gate: Gate) -> None:
+    """Note what this process has heard from the gate."""
+    GATE_AWAY.set(gate.away)
+    for verdict, count in gate.tally.words.items():
+        GATE_WORDS.labels(verdict.value).set(count)
 
 
 def exposition(shared: Path | None) -> tuple[bytes, str]:

@@ -299,6 +299,10 @@ class Service:
         """Keep the gauges true."""
         while True:
             metrics.hand_on()
+            metrics.SLOW_LANE.set(self.passages.in_slow_lane)
+            if self.gatekeeper is not None:
+                metrics.gate_state(self.gatekeeper.gate)
+                metrics.gatekeeper_state(self.gatekeeper)
             metrics.RATE_DEGRADED.set(self.limiter.degraded)
             for book, writer in self.writers.items():
                 metrics.writer_state(book, writer)

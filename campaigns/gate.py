@@ -229,12 +229,11 @@ class Door:
 class Tally:
     """What this worker's gate has done, for the metrics."""
 
-    __slots__ = ("calls", "epochs", "lost", "words")
+    __slots__ = ("calls", "lost", "words")
 
     def __init__(self) -> None:
         self.words = dict.fromkeys(Verdict, 0)
         self.calls = 0
-        self.epochs = 0
         self.lost = 0
         """Admitted requests that nobody settled."""
 
