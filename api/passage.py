@@ -62,6 +62,9 @@ class NoTraffic:
 class Passages:
     """What the passages of one server process share."""
 
+    in_slow_lane: int
+    """Claims that are with the store although the gate could not speak for them."""
+
     def __init__(
         self,
         limiter: RateLimiter,
@@ -77,7 +80,6 @@ class Passages:
         self.traffic: Traffic = traffic if traffic is not None else NoTraffic()
         self.slow_lane_max = slow_lane_max
         self.in_slow_lane = 0
-        """Claims that are with the store although the gate could not speak for them."""
         self._timeout_s = timeout_s
         self._under_way: deque[Passage] = deque()
         """In the order in which they came, so that those to be ended are always in front."""
