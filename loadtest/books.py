@@ -12,6 +12,7 @@ import json
 import sqlite3
 from collections import Counter, defaultdict
 from dataclasses import dataclass
+from hashlib import sha256
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 if TYPE_CHECKING:
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
 FINDINGS_MAX: Final = 1000
 """More than this are not kept: a store that broken is not read further."""
 
+ENTERED: Final = "entered"
 STATES: Final = ("held", "redeemed", "expired", "voided", "reclaimed")
 FOREVER: Final = 2**62
 """The end of a span that has not ended."""
@@ -63,7 +65,7 @@ CREATE TEMP TABLE effect (
 CREATE INDEX temp.effect_key ON effect (key);
 """
 
-_NEW_COUPON: Final = "INSERT INTO coupon VALUES (?, ?, ?, ?, ?, 'held', '', '', ?, ?)"
+_NEW_COUPON: Final = "INSERT INTO coupon VALUES (?, ?, ?, ?, ?, ?, '', '', ?, ?)"
 _COUPON: Final = """
 SELECT campaign, person, face_minor, threshold_minor, state, merchant, reference, version
 FROM coupon WHERE id = ?
@@ -117,6 +119,12 @@ class Campaign:
     claimed: int = 0
     most_issued: int = 0
     version: int = 0
+    commitment: str = ""
+    places: int = 0
+    entrants: int = 0
+    seed: str = ""
+    threshold: str = ""
+    to_give: int = 0
 
 
 class _Coupon(NamedTuple):
@@ -175,6 +183,7 @@ class Books(Judge):
         self.shelf = sqlite3.connect("", isolation_level=None) if shelf is None else shelf
         self.shelf.execute("PRAGMA temp_store = FILE")
         self.shelf.execute(f"PRAGMA temp.cache_size = {-CACHE_KIB}")
+        self.shelf.execute("PRAGMA temp.journal_mode = OFF")
         self.shelf.executescript(_TABLES)
         self.campaigns: dict[str, Campaign] = {}
         self.balances: defaultdict[tuple[str, str], int] = defaultdict(int)
@@ -189,7 +198,10 @@ class Books(Judge):
             "campaign.paused": self._paused,
             "campaign.resumed": self._opened,
             "campaign.closed": self._closed,
+            "campaign.intake_closed": self._intake_closed,
+            "campaign.drawn": self._drawn,
             "campaign.budget_reclaimed": self._budget_reclaimed,
+            "coupon.entered": self._entered,
             "coupon.claimed": self._claimed,
             "coupon.redeemed": self._redeemed,
             "coupon.refunded": self._refunded,
@@ -287,6 +299,7 @@ class Books(Judge):
         campaign = self._turned(event)
         self.check("a closed campaign stays closed", campaign.state != "closed", event["topic"])
         campaign.state = "open"
+        campaign.commitment = event.get("seed_commitment", campaign.commitment)
         self._mark("not_open", _of(event), holds=False)
 
     def _paused(self, event: Json) -> None:
@@ -296,6 +309,28 @@ class Books(Judge):
     def _closed(self, event: Json) -> None:
         self._turned(event).state = "closed"
         self._mark("not_open", _of(event), holds=True)
+
+    def _intake_closed(self, event: Json) -> None:
+        campaign = self._turned(event)
+        campaign.places = event["places"]
+        left = campaign.quota - campaign.issued
+        self.check("a draw has as many places as coupons", campaign.places <= left, f"{left} left")
+
+    def _drawn(self, event: Json) -> None:
+        campaign, seed = self._turned(event), event["seed"]
+        committed = sha256(bytes.fromhex(seed)).hexdigest() == campaign.commitment
+        self.check("a draw shows the seed that it committed to", committed, seed)
+        entered = self._number(
+            "SELECT count(*) FROM coupon WHERE campaign = ? AND state = 'entered'", _of(event)
+        )
+        winners = min(campaign.places, entered)
+        self.check(
+            "a draw is among all who entered",
+            (event["entrants"], event["winners"]) == (entered, winners),
+            f"{event['winners']} of {event['entrants']}, not {winners} of {entered}",
+        )
+        campaign.seed, campaign.to_give = seed, event["winners"]
+        campaign.threshold = event["threshold"] or ""
 
     def _budget_reclaimed(self, event: Json) -> None:
         campaign, amount = self._turned(event), event["amount_minor"]
@@ -328,7 +363,10 @@ class Books(Judge):
     def _claimed(self, event: Json) -> None:
         name, campaign = _of(event), self._campaign(event)
         person, face, stream = event["person"], event["face_minor"], _stream(event)
-        self.check("claims only while open", campaign.state == "open", campaign.state)
+        if event.get("drawn"):
+            self._check_win(campaign, stream)
+        else:
+            self.check("claims only while open", campaign.state == "open", campaign.state)
         [(count, _)] = self.shelf.execute(_HELD, (name, person, 1, 0)).fetchall()
         self.check(
             "the limit per person",
@@ -343,15 +381,36 @@ class Books(Judge):
         self._issue(event, name, stream)
         self._move(event, _pot(event), (name, person), face)
 
-    def _issue(self, event: Json, campaign: str, stream: str) -> None:
-        self._check_version(event, 0)
-        worth = (event["face_minor"], event["threshold_minor"])
-        rest = (event["version"], event.get("valid_until", ""))
-        try:
+    def _check_win(self, campaign: Campaign, stream: str) -> None:
+        """Whoever wins drew a rank that wins, and no more win than there are to be given."""
+        rank = sha256(bytes.fromhex(campaign.seed + stream)).hexdigest()
+        wins = bool(campaign.seed) and rank <= campaign.threshold
+        self.check("only who drew a winning rank wins", wins, f"{stream} drew {rank}")
+        campaign.to_give -= 1
+        self.check("no more win than were drawn", campaign.to_give >= 0, stream)
+
+    def _entered(self, event: Json) -> None:
+        campaign = self._campaign(event)
+        self.check("entries only while open", campaign.state == "open", campaign.state)
+        campaign.entrants += 1
+        self._issue(event, _of(event), _stream(event), ENTERED)
+
+    def _issue(self, event: Json, campaign: str, stream: str, state: str = "held") -> None:
+        """A new coupon or entry; a coupon may follow on its own entry."""
+        row = self.shelf.execute(_COUPON, (stream,)).fetchone()
+        rule = "a coupon is claimed once"
+        if row is None:
+            self._check_version(event, 0)
+            worth = (event["face_minor"], event["threshold_minor"], state)
+            rest = (event["version"], event.get("valid_until", ""))
             self._put(_NEW_COUPON, stream, campaign, event["person"], *worth, *rest)
-            self.checked("a coupon is claimed once", 1)
-        except sqlite3.IntegrityError:
-            self.find("a coupon is claimed once", stream)
+            self.checked(rule, 1)
+            return
+        entry = _Coupon(*row)
+        self.check(rule, (entry.state, state) == (ENTERED, "held"), stream)
+        if entry.state == ENTERED:
+            self._check_version(event, entry.version)
+            self._change(event, state)
 
     def _coupon(self, event: Json, *states: str) -> _Coupon:
         stream = _stream(event)
@@ -462,7 +521,7 @@ class Books(Judge):
     @property
     def coupon_count(self) -> int:
         """How many coupons were ever claimed."""
-        return self._number("SELECT count(*) FROM coupon")
+        return self._number("SELECT count(*) FROM coupon WHERE state <> 'entered'")
 
     def states(self, campaign: str | None = None) -> dict[str, tuple[int, int]]:
         """Number and face value of the coupons in each state, of one campaign or of all."""
@@ -504,7 +563,9 @@ class Books(Judge):
             is_stored = row is not None and row[0] == name
             stored += is_stored
             self.check("what was answered is stored", is_stored, coupon)
-        mine = self._number("SELECT count(*) FROM coupon WHERE campaign = ?", name)
+        mine = self._number(
+            "SELECT count(*) FROM coupon WHERE campaign = ? AND state <> 'entered'", name
+        )
         extra = mine - stored
         self.check("what is stored was asked for", extra <= unknown, f"{extra} > {unknown}")
         self.check(
@@ -576,8 +637,12 @@ def flat(event: Json) -> Json:
 def fold(events: Iterable[Json], shelf: sqlite3.Connection | None = None) -> Books:
     """All events, checked one by one and as a whole."""
     books = Books(shelf)
-    for event in events:
-        books.add(flat(event))
+    books.shelf.execute("BEGIN")  # one by one, each change would be written out by itself
+    try:
+        for event in events:
+            books.add(flat(event))
+    finally:
+        books.shelf.execute("COMMIT")
     books.check_conservation()
     return books
 

@@ -39,7 +39,7 @@ REST_S: Final = 0.5
 """A request that was cut off has committed by then, or never will unless the service is ill."""
 CHECKS_MAX: Final = 5
 """How often a book is read again because it grew while it was checked."""
-CURVE_POINTS: Final = 200
+CURVE_POINTS: Final = 100
 
 
 def prepare(
@@ -47,8 +47,9 @@ def prepare(
 ) -> Plan:
     """Open the campaigns, sign everybody in, and write down what kind of run this is."""
     lasting = sessions_last or size.seconds <= SESSION_RUN_MAX_S
-    crowd = Crowd(url, recording, size.rng("crowd", time.time_ns()), sessions=lasting)
-    plan = scenario.plan(crowd, size)
+    rng = size.rng("crowd", time.time_ns())
+    with Crowd(url, recording, rng, sessions=lasting) as crowd:
+        plan = scenario.plan(crowd, size)
     step = size.seconds / CURVE_POINTS
     moments = [(number + 0.5) * step for number in range(CURVE_POINTS)]
     recording.note(
@@ -58,7 +59,7 @@ def prepare(
         campaigns=plan.campaigns,
         arrivals=len(plan.arrivals),
         sessions=crowd.sessions,
-        curve=[[at, rate(plan.curve, at, step)] for at in moments],
+        curve=[[round(at, 4), round(rate(plan.curve, at, step), 6)] for at in moments],
         machine={
             "cores": psutil.cpu_count(),
             "memory_bytes": psutil.virtual_memory().total,

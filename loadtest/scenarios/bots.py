@@ -67,7 +67,10 @@ class Bots:
             Arrival(due_s, partial(press, who, campaign, size.seed_of("press", n)))
             for n, (due_s, who) in enumerate(zip(human, people, strict=True))
         ]
-        keys = [[new_key(size.rng("keys", n, k)) for k in range(KEYS)] for n in range(bots)]
+        keys = [
+            [new_key(machines[n * DEVICES], size.rng("keys", n, k)) for k in range(KEYS)]
+            for n in range(bots)
+        ]
         coming += [
             Arrival(
                 due_s,

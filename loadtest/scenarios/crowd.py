@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 from functools import partial
 from time import perf_counter
-from typing import TYPE_CHECKING, Any, Final, NamedTuple
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, Self
 
 import httpx
 
@@ -49,7 +49,6 @@ class Crowd:
         recording: Recording,
         rng: random.Random,
         *,
-        staff: Staff | None = None,
         sessions: bool = True,
     ) -> None:
         self.url = url
@@ -57,8 +56,16 @@ class Crowd:
         self.rng = rng
         self.run = f"{rng.getrandbits(32):08x}"
         """Part of every identity: a second run against the same system meets other people."""
-        self.staff = staff or Staff.signed_in(url)
+        self.staff = Staff.signed_in(url)
         self.sessions = sessions and has_sessions(url)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Let the staff go; everybody else only has a token."""
+        for one in (self.staff.operator, self.staff.approver, self.staff.auditor):
+            one.__exit__()
 
     def people(self, count: int, kind: str = "honest") -> list[Who]:
         """So many people who never came before, one device each."""
@@ -88,7 +95,7 @@ class Crowd:
         if len(tokens) < len(people):
             raise StageFailed(f"{len(people) - len(tokens)} of {len(people)} could not sign in")
         return [
-            Who(one.identity, tokens[number], address(self.run, number), one.kind)
+            Who(one.identity, tokens[number], address(self.run, number), one.kind, self.run)
             for number, one in enumerate(people)
         ]
 

@@ -41,6 +41,8 @@ if TYPE_CHECKING:
 
 MORNING: Final = 0.65
 """When the morning campaign's coupons expire, as a share of the day."""
+SETTING_S: Final = 2.0
+"""From the opening of the morning campaign, the last thing that is prepared, to the release."""
 STOCK: Final = 0.3
 """Coupons of each of the two campaigns, per person who comes."""
 MISTAKES: Final = 0.05
@@ -78,7 +80,7 @@ class Day:
         auditor, operator = crowd.staff_member("auditor"), crowd.staff_member("operator")
         evening = crowd.staff.open_campaign("Evening", quota)
         morning = crowd.staff.open_campaign(
-            "Morning", quota, validity_s=MORNING * size.seconds, restock=True
+            "Morning", quota, validity_s=MORNING * size.seconds + SETTING_S, restock=True
         )
         campaigns = [morning, evening]
         curve, rng = self.curve(size.seconds), size.rng("day")
@@ -116,7 +118,7 @@ def stroll(
     who = yield from arrive(crowd, f"stroller {crowd.run} {number}", number)
     if who is None:
         return
-    claim = yield from insist(claim_call(who, rng.choice(campaigns), new_key(rng)))
+    claim = yield from insist(claim_call(who, rng.choice(campaigns), new_key(who, rng)))
     yield from must(claim, *SOLD, "not_open")
     if not claim.is_success:
         return
@@ -126,7 +128,7 @@ def stroll(
     if wallet.is_success and coupon not in [one["coupon"] for one in wallet.json()["items"]]:
         yield Amiss("the wallet lacks a coupon that was claimed before")
     if rng.random() < MISTAKES:
-        yield from must((yield from insist(void_call(operator, coupon, new_key(rng)))))
+        yield from must((yield from insist(void_call(operator, coupon, new_key(operator, rng)))))
     elif rng.random() < SPENDERS:
         yield Pause(rng.uniform(*SHOPPING_S))
         yield from scan(till, coupon, f"{seed}:scan")
@@ -157,4 +159,4 @@ def audit(auditor: Who, campaigns: Sequence[str], seed: str) -> Script:
 def arrive(crowd: Crowd, identity: str, number: int) -> Generator[Step, Answer, Who | None]:
     """Sign in at the door; None for somebody who is turned away."""
     token = yield from sign_in_steps(Person(identity), sessions=crowd.sessions)
-    return Who(identity, token, address(crowd.run, number)) if token else None
+    return Who(identity, token, address(crowd.run, number), run=crowd.run) if token else None

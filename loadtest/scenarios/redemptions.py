@@ -23,6 +23,7 @@ from loadtest.scenarios.visits import (
     insist,
     must,
     new_key,
+    new_order,
     redemption_call,
     refund_call,
 )
@@ -88,7 +89,7 @@ class Redemptions:
 
 def claim_beforehand(who: Who, campaign: str, held: list[str], rng: random.Random) -> Script:
     """Claim, and remember the coupon."""
-    answer = yield from insist(claim_call(who, campaign, new_key(rng), "claim beforehand"))
+    answer = yield from insist(claim_call(who, campaign, new_key(who, rng), "claim beforehand"))
     if answer.is_success:
         held.append(answer.json()["coupon"])
 
@@ -96,7 +97,7 @@ def claim_beforehand(who: Who, campaign: str, held: list[str], rng: random.Rando
 def scan(till: Who, coupon: str, seed: str, *, alone: bool = True) -> Script:
     """A coupon is shown at a till; `alone` when at no other at the same time."""
     rng = random.Random(seed)
-    order, key = new_key(rng)[:12], new_key(rng)
+    order, key = new_order(rng), new_key(till, rng)
     total = money(rng.randrange(THRESHOLD_MINOR, 5 * THRESHOLD_MINOR))
     refusals = () if alone else ("already_redeemed",)
     first = yield from insist(redemption_call(till, coupon, order, total, key))
@@ -110,5 +111,5 @@ def scan(till: Who, coupon: str, seed: str, *, alone: bool = True) -> Script:
             yield Amiss("a replay is not what was told first")
     if rng.random() < REFUNDS:
         yield Pause(rng.uniform(*RETURNS_AFTER_S))
-        refund = yield from insist(refund_call(till, coupon, order, new_key(rng)))
+        refund = yield from insist(refund_call(till, coupon, order, new_key(till, rng)))
         yield from must(refund)

@@ -69,17 +69,17 @@ class Rush:
 def press(who: Who, campaign: str, seed: str) -> Script:
     """One person's visit to a campaign."""
     rng = random.Random(seed)
-    key = new_key(rng)
+    key = new_key(who, rng)
     first = yield from insist(claim_call(who, campaign, key))
     yield from must(first, *SOLD)
     if first.is_success:
         if rng.random() < REPEATS:
             yield from repeat(who, campaign, key, first)
         if rng.random() < GREED:
-            yield from try_for_a_second(who, campaign, new_key(rng))
+            yield from try_for_a_second(who, campaign, new_key(who, rng))
     elif first.code in SOLD and rng.random() < HOPE:
         yield Pause(rng.uniform(*HOPES_AFTER_S))
-        late = yield from insist(claim_call(who, campaign, new_key(rng), "claim once more"))
+        late = yield from insist(claim_call(who, campaign, new_key(who, rng), "claim once more"))
         yield from must(late, *SOLD)
 
 

@@ -35,6 +35,8 @@ class Who(NamedTuple):
     address: str = "10.0.0.1"
     kind: str = "honest"
     """Whose calls these are, as the report tells them apart: honest, bot or staff."""
+    run: str = ""
+    """The run, so that no key of it was ever used before."""
 
 
 class Call(NamedTuple):
@@ -140,9 +142,14 @@ def must(answer: Answer, *codes: str) -> Generator[Step, Answer, None]:
         yield Amiss(f"{answer.status} {answer.code}")
 
 
-def new_key(rng: random.Random) -> str:
-    """A key for a new intent."""
-    return f"{rng.getrandbits(96):024x}"
+def new_key(who: Who, rng: random.Random) -> str:
+    """A key for a new intent: the same visits of another run have others."""
+    return f"{who.run}{rng.getrandbits(64):016x}"
+
+
+def new_order(rng: random.Random) -> str:
+    """A merchant's number of an order."""
+    return f"{rng.getrandbits(48):012x}"
 
 
 def claim_call(who: Who, campaign: str, key: str, name: str = "claim") -> Call:

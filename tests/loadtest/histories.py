@@ -68,10 +68,20 @@ class History:
         )
         return self.campaign("opened")
 
-    def claimed(self, person: str, n: int = 1, key: str | None = None) -> History:
-        """Append a claim."""
+    def claimed(
+        self, person: str, n: int = 1, key: str | None = None, *, drawn: bool = False
+    ) -> History:
+        """Append a claim, or a win."""
+        won = {"drawn": True} if drawn else {}
+        return self._taken("coupon.claimed", person, n, key, **won)
+
+    def entered(self, person: str) -> History:
+        """Append an entry into a lottery."""
+        return self._taken("coupon.entered", person, 1, None)
+
+    def _taken(self, topic: str, person: str, n: int, key: str | None, **more: Any) -> History:
         return self.add(
-            "coupon.claimed",
+            topic,
             coupon(person, n),
             key,
             campaign=str(CAMPAIGN),
@@ -82,6 +92,7 @@ class History:
             currency="CNY",
             valid_from=instant(0),
             valid_until="2027-05-01T00:00:00Z",
+            **more,
         )
 
     def of_coupon(self, topic: str, person: str, **data: Any) -> History:

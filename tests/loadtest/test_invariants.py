@@ -6,6 +6,7 @@ import ast
 import copy
 import tracemalloc
 from collections.abc import Callable, Iterator
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 from uuid import UUID, uuid4
@@ -121,6 +122,72 @@ def test_a_coupon_spent_twice_is_found() -> None:
     assert {"coupon.redeemed only when ('held',)", "nothing is negative"} <= rules(
         fold(history.events)
     )
+
+
+SEED = "5e" * 32
+ENTRANTS = "abcd"
+
+
+def lottery() -> History:
+    """Four enter, the two of lowest rank win, and a loser takes what comes back."""
+    ranks = {
+        person: sha256(bytes.fromhex(SEED) + UUID(coupon(person)).bytes).hexdigest()
+        for person in ENTRANTS
+    }
+    winners = sorted(ENTRANTS, key=lambda person: ranks[person])[:2]
+    history = History(restock=True)
+    history.funded(2, 2 * FACE)
+    commitment = sha256(bytes.fromhex(SEED)).hexdigest()
+    history.events[-1]["state"]["seed_commitment"] = commitment
+    for person in ENTRANTS:
+        history.entered(person)
+    history.campaign("intake_closed", places=2)
+    facts = {"seed": SEED, "entrants": 4, "winners": 2, "threshold": ranks[winners[1]]}
+    history.campaign("drawn", **facts)
+    for person in winners:
+        history.claimed(person, drawn=True)
+    history.returned("voided", winners[0])
+    [loser, _] = sorted(set(ENTRANTS) - set(winners))
+    return history.claimed(loser)
+
+
+def win_unduly(events: list[Event]) -> None:
+    """The coupon of a winner goes to somebody who entered and lost."""
+    winners = {event["stream"] for event in events[10:12]}
+    loser = next(event for event in events[4:8] if event["stream"] not in winners)
+    events[11]["stream"] = loser["stream"]
+    events[11]["state"]["person"] = loser["state"]["person"]
+
+
+def test_a_true_lottery_has_no_findings() -> None:
+    """Entries take no stock; winners and, once something comes back, losers get coupons."""
+    books = fold(lottery().events)
+    assert books.findings == []
+    assert {state: count for state, (count, _) in books.states().items()} == {
+        "entered": 1,
+        "held": 2,
+        "voided": 1,
+    }
+
+
+@pytest.mark.parametrize(
+    ("corrupt", "rule"),
+    [
+        (change(8, places=3), "a draw has as many places as coupons"),
+        (change(9, seed="5f" * 32), "a draw shows the seed that it committed to"),
+        (change(9, entrants=3), "a draw is among all who entered"),
+        (change(9, winners=1), "no more win than were drawn"),
+        (win_unduly, "only who drew a winning rank wins"),
+        (swap(7), "entries only while open"),
+    ],
+)
+def test_a_forged_lottery_is_found(corrupt: Callable[[list[Event]], None], rule: str) -> None:
+    """Each forged draw breaks the rule that it was forged against."""
+    events = copy.deepcopy(lottery().events)
+    if rule == "entries only while open":
+        events[8]["topic"] = "campaign.paused"
+    corrupt(events)
+    assert rule in rules(fold(events))
 
 
 def test_an_answer_that_is_not_stored_is_found() -> None:
