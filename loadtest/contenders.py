@@ -113,9 +113,9 @@ class Constant:
 
     @classmethod
     @contextlib.contextmanager
-    def started(cls, name: str, home: Path, workers: int, *words: str) -> Iterator[Constant]:
-        """Serve the constant."""
-        url, argv = module("loadtest.baselines.constant", workers, *words)
+    def started(cls, name: str, home: Path, workers: int, server: str) -> Iterator[Constant]:
+        """Serve the constant by this module."""
+        url, argv = module(server, workers)
         with Child(name, argv, log=home / f"{name}.log", ready=lambda: answers(url)) as child:
             yield cls(name, child, url)
 

@@ -95,10 +95,10 @@ class Entry(NamedTuple):
     start: Callable[[Stage], Contender]
 
 
-def _constant(name: str, *words: str) -> Callable[[Stage], Contender]:
+def _constant(name: str, server: str) -> Callable[[Stage], Contender]:
     def start(stage: Stage) -> Contender:
         return stage.servers.enter_context(
-            Constant.started(name, stage.home, stage.workers, *words)
+            Constant.started(name, stage.home, stage.workers, server)
         )
 
     return start
@@ -146,9 +146,14 @@ _stores = partial(Entry, unit="claims/s", kind="store")
 _rows = "loadtest.baselines.rows"
 
 ENTRIES: Final[dict[str, Entry]] = {
-    "constant": Entry("our server, a constant", "answers/s", "http", _constant("constant")),
+    "constant": Entry(
+        "our server, a constant", "answers/s", "http", _constant("constant", "api.constant")
+    ),
     "constant_asgi": Entry(
-        "uvicorn, a constant", "answers/s", "http", _constant("constant_asgi", "--asgi")
+        "uvicorn, a constant",
+        "answers/s",
+        "http",
+        _constant("constant_asgi", "loadtest.baselines.constant"),
     ),
     "memory": _claims(
         "memory only, unsafe", start=_in_memory("memory", 64, "loadtest.baselines.memory")

@@ -1,17 +1,15 @@
-"""The ceiling: a raw ASGI application that answers a constant. It must never do any work.
+"""The ceiling of any ASGI server here: a raw application that answers a constant, and does no work.
 
-Whatever a server on this machine does for a claim, it cannot be faster than this. The body is as
-long as the reply to a claim, so that the bytes on the wire are alike.
+The body is as long as the reply to a claim, so that the bytes on the wire are alike. The ceiling of
+our own server is measured apart from it: that one has a lane of its own.
 """
 
 from __future__ import annotations
 
-import argparse
 import sys
 from typing import TYPE_CHECKING, Any
 
-from granian.constants import Interfaces
-from granian.server import Server
+from loadtest.baselines import serving
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Sequence
@@ -42,23 +40,12 @@ async def application(
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Serve the constant until terminated."""
-    parser = argparse.ArgumentParser(
-        prog="python -m loadtest.baselines.constant",
-        description="Serve a constant answer: the ceiling of any server on this machine.",
+    parser = serving.parser(
+        "python -m loadtest.baselines.constant",
+        "Serve a constant answer: the ceiling of any ASGI server on this machine.",
+        workers=1,
     )
-    parser.add_argument("--host", default="127.0.0.1")
-    parser.add_argument("--port", type=int, required=True)
-    parser.add_argument("--workers", type=int, default=1)
-    options = parser.parse_args(arguments)
-    Server(
-        "loadtest.baselines.constant:application",
-        address=options.host,
-        port=options.port,
-        workers=options.workers,
-        interface=Interfaces.ASGINL,
-        log_access=False,
-        log_level="error",  # type: ignore[arg-type]
-    ).serve()
+    serving.serve("loadtest.baselines.constant:application", parser.parse_args(arguments))
     return 0
 
 
