@@ -91,7 +91,7 @@ def mutated(draw: st.DrawFn) -> bytes:
 @example(data=EMPTY, cuts=[], later=0)
 @example(data=EMPTY + EMPTY, cuts=[len(EMPTY)], later=2)
 @example(data=EMPTY + OTHERS[3] + WITH_BODY, cuts=[len(EMPTY)], later=3)
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=200, deadline=None)
 def test_a_lane_cannot_be_told_from_the_ordinary_way(
     wire: Wire, data: bytes, cuts: list[int], later: int
 ) -> None:
@@ -118,6 +118,10 @@ class Understood:
     def on_header(self, name: bytes, value: bytes) -> None:
         self.headers.append((name.lower(), value))
 
+    def on_headers_complete(self) -> None:
+        self.keeps_alive = self.parser.should_keep_alive()
+        self.upgrades = self.parser.should_upgrade()
+
     def on_body(self, body: bytes) -> None:
         self.body += body
 
@@ -125,10 +129,11 @@ class Understood:
         self.complete += 1
 
 
-@given(data=st.one_of(mutated(), st.binary(max_size=40).map(lambda tail: EMPTY + tail)))
-@settings(max_examples=2_000, deadline=None)
-def test_what_is_plain_is_read_as_the_parser_reads_it(data: bytes) -> None:
-    """Exactly one whole request, with the same address, headers and body, that keeps alive."""
+ANY_BYTES = st.one_of(mutated(), st.binary(max_size=40).map(lambda tail: EMPTY + tail))
+
+
+def assert_read_alike(data: bytes) -> None:
+    """A plain call is exactly one whole request to the parser, which reads the same in it."""
     call = plain_call(data)
     if call is None:
         return
@@ -137,8 +142,37 @@ def test_what_is_plain_is_read_as_the_parser_reads_it(data: bytes) -> None:
     assert (parsed.parser.get_method(), parsed.parser.get_http_version()) == (b"POST", "1.1")
     assert (call.path, call.body) == (parsed.url, parsed.body)
     assert list(call.headers.items()) == parsed.headers
-    assert parsed.parser.should_keep_alive()
-    assert not parsed.parser.should_upgrade()
+    assert parsed.keeps_alive
+    assert not parsed.upgrades
+
+
+@given(data=ANY_BYTES)
+@settings(max_examples=500, deadline=None)
+def test_what_is_plain_is_read_as_the_parser_reads_it(data: bytes) -> None:
+    """The same address, headers and body, and a connection that is kept."""
+    assert_read_alike(data)
+
+
+@pytest.mark.parametrize(
+    ("rule", "without", "data"),
+    [
+        ("_is_tidy", lambda _head, _lines: True, EMPTY[:-2] + b"X:  y\r\n\r\n"),
+        ("_is_tidy", lambda _head, _lines: True, EMPTY[:-2] + b"X: y\nZ: z\r\n\r\n"),
+        ("_is_long_as", lambda _length, _body: True, CLAIM + b"Content-Length: 3\r\n\r\nab"),
+        ("_NOT_PLAIN", frozenset(), CLAIM + b"Transfer-Encoding: chunked\r\n\r\n"),
+        ("_KEEP_ALIVE", {b"close"}, EMPTY[:-2] + b"Connection: close\r\n\r\n"),
+        ("_PATH", bytes(range(256)), EMPTY.replace(b"/claims", b"/cl aims")),
+    ],
+)
+def test_without_any_of_its_rules_the_reader_is_caught(
+    monkeypatch: pytest.MonkeyPatch, rule: str, without: Any, data: bytes
+) -> None:
+    """The control: each rule of what is plain keeps out a request that is read differently."""
+    assert plain_call(data) is None
+    monkeypatch.setattr(plain, rule, without)
+    monkeypatch.setattr(plain, "_names", {})
+    with pytest.raises((AssertionError, httptools.HttpParserError)):
+        assert_read_alike(data)
 
 
 @pytest.mark.parametrize("request_", [EMPTY, WITH_BODY])
