@@ -42,6 +42,7 @@ if TYPE_CHECKING:
     from loadtest.ours import Tidebook
 
 WARM_UP_S: Final = 1.5
+REBUILDS_MAX: Final = 3
 REBUILD: Final = "rebuild"
 CHECK: Final = "check"
 
@@ -54,6 +55,11 @@ class Plan:
     seconds: float
     workers: int
     only: Sequence[str]
+
+    @property
+    def rebuilds(self) -> int:
+        """How often the read models are rebuilt: each time takes many runs' worth of seconds."""
+        return min(self.runs, REBUILDS_MAX)
 
     @classmethod
     def of(cls, options: argparse.Namespace) -> Plan:
@@ -209,7 +215,7 @@ class Bench:
         with contextlib.ExitStack() as servers:
             stage = lineup.Stage(home, plan.workers, people, servers)
             turns = len(plan.only) * (2 + plan.runs)
-            with Steps(self._console, turns + plan.runs + 1) as progress:
+            with Steps(self._console, turns + plan.rebuilds + 1) as progress:
                 series = self._start(stage, progress)
                 self._by_turns(series, progress)
                 if stage.tidebook is not None:
@@ -245,7 +251,7 @@ class Bench:
     def _behind(self, tidebook: Tidebook, progress: Steps) -> None:
         """What reads behind the claims: rebuilds, and the check of every event."""
         if REBUILD in self._plan.only:
-            for turn in range(1, self._plan.runs + 1):
+            for turn in range(1, self._plan.rebuilds + 1):
                 rebuild = partial(self._rebuilds.run, tidebook)
                 if not self._has_failed(REBUILD):
                     self._try(REBUILD, f"rebuild {turn}", rebuild, progress)

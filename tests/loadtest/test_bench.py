@@ -17,16 +17,17 @@ from loadtest.driver import Run
 SHORT = ("--quick", "--runs", "1", "--seconds", "0.2", "--workers", "1")
 
 
-def bench(path: Path, *options: str) -> subprocess.CompletedProcess[str]:
+def bench(path: Path, *options: str, planted: str = "") -> subprocess.CompletedProcess[str]:
     """Run a benchmark in a directory of its own, which must be empty afterwards."""
+    run = "import sys; from loadtest.bench import main; sys.exit(main(sys.argv[1:]))"
     with tempfile.TemporaryDirectory(prefix="tidebook-test-") as own:
         Path(own).chmod(0o711)  # PostgreSQL runs under another account when we are root
         done = subprocess.run(
-            [sys.executable, "-m", "loadtest.bench", *options, "--json", path],
+            [sys.executable, "-c", f"{planted}\n{run}", *options, "--json", path],
             env={**os.environ, "TMPDIR": own},
             capture_output=True,
             text=True,
-            timeout=200,
+            timeout=280,
             check=False,
         )
         assert list(Path(own).iterdir()) == []
@@ -72,26 +73,40 @@ def test_our_own_claims_are_measured_and_every_answer_is_checked(tmp_path: Path)
 
 @pytest.mark.slow
 def test_a_contender_that_fails_is_named_and_the_others_go_on(tmp_path: Path) -> None:
-    """Without a `umadb` binary its contenders fail in their first step, and nothing else does."""
+    """A `umadb` that does not start fails its two contenders, and nothing else."""
     path = tmp_path / "bench.json"
-    planted = "import sys; from loadtest import stores; stores.PAGE_CACHE_MB = 'no number'; "
-    run = "from loadtest.bench import main; sys.exit(main(sys.argv[1:]))"
-    options = [*SHORT, "--only", "umadb_1", "umadb_32", "copy", "--json", str(path)]
-    with tempfile.TemporaryDirectory(prefix="tidebook-test-") as own:
-        Path(own).chmod(0o711)
-        done = subprocess.run(
-            [sys.executable, "-c", planted + run, *options],
-            env={**os.environ, "TMPDIR": own},
-            capture_output=True,
-            text=True,
-            timeout=200,
-            check=False,
-        )
+    planted = "from loadtest import stores; stores.PAGE_CACHE_MB = 'no number'"
+    done = bench(path, *SHORT, "--only", "umadb_1", "umadb_32", "copy", planted=planted)
     assert done.returncode == 1
     result = report.read(path)
     assert [failure.name for failure in result.failures] == ["umadb_1", "umadb_32"]
     assert "umadb" in result.failures[0].said
     assert [m.name for m in result.measurements] == ["copy"]
+
+
+LOST_AND_UNTRUE = """
+from loadtest.ours import Refused, Tidebook
+check = Tidebook.check
+def planted(self):
+    campaign, said = next(iter(self.answers.items()))
+    said.acknowledged.append("cpn_main_" + "0" * 32)
+    self.refused.append(Refused(campaign, "sold_out", 7, 1, self.head()))
+    self.redemptions.acknowledged.append("cpn_main_" + "0" * 32)
+    return check(self)
+Tidebook.check = planted
+"""
+
+
+@pytest.mark.slow
+def test_what_does_not_hold_ends_the_benchmark_with_status_1(tmp_path: Path) -> None:
+    """Planted: a claim and a redemption that are not stored, and a «sold out» that was not true."""
+    path = tmp_path / "bench.json"
+    done = bench(path, *SHORT, "--only", "tidebook", planted=LOST_AND_UNTRUE)
+    assert done.returncode == 1
+    findings = "\n".join(report.read(path).findings)
+    assert "what was answered is stored" in findings
+    assert "7 refusals sold_out of" in findings
+    assert "1 redemptions were answered, 0 are stored" in findings
 
 
 def test_the_line_up_is_chosen_by_names_and_groups() -> None:
