@@ -18,7 +18,7 @@ PYTEST_ARGS ?= -n auto --dist worksteal
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run demo test test-fast lint format bench bench-big profile reference lock clean
+.PHONY: help setup run demo test test-fast lint format bench bench-big profile load curves reference lock clean
 
 help: ## List these targets
 	@echo "Tidebook: an event-sourced ledger for coupons. Targets:"
@@ -48,6 +48,12 @@ format: $(VENV)/.dev ## Format the code and fix what ruff can fix
 
 bench: $(VENV)/.dev ## Measure against the baselines and write bench.json
 	$(BIN)/python -m loadtest.bench $(ARGS)
+
+load: $(VENV)/.dev ## Let a crowd loose, check every answer, write a report (ARGS="rush --users 2000")
+	$(BIN)/python -m loadtest $(ARGS)
+
+curves: $(VENV)/.dev ## Draw the arrival curves of the load test into docs/
+	$(BIN)/python -m loadtest.charts docs/loadtest-curves.svg
 
 profile: $(VENV)/.dev ## Run a rush under py-spy and say where the server's time goes
 	$(BIN)/python -m loadtest.profiling $(ARGS)

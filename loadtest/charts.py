@@ -53,6 +53,7 @@ STYLE: Final[dict[Any, Any]] = {
     "legend.fontsize": 8.5,
     "figure.constrained_layout.use": True,
 }
+LEAST_RATE: Final = 0.02
 DOCUMENT_SECONDS: Final = 60.0
 """Length of the runs whose curves the documentation shows."""
 
@@ -198,14 +199,16 @@ def curves() -> str:
     with _Chart("curves", height=1.5 * len(SCENARIOS), plain=True) as chart:
         panels = chart.figure.subplots(len(SCENARIOS), 1, sharex=True)
         for axes, scenario, colour in zip(panels, SCENARIOS.values(), COLOURS, strict=False):
-            curve, step = scenario.curve(DOCUMENT_SECONDS), 0.1
+            curve, step = scenario.curve(DOCUMENT_SECONDS), 0.25
             moments = [(n + 0.5) * step for n in range(int(DOCUMENT_SECONDS / step))]
             rates = [100 * rate(curve, at, step) for at in moments]
-            axes.fill_between(moments, rates, color=colour, alpha=0.35, lw=0)
-            axes.plot(moments, rates, color=colour, lw=1.2)
+            axes.plot(moments, rates, color=colour)
+            axes.set_yscale("log")
+            axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+            axes.yaxis.set_minor_locator(NullLocator())
             axes.set_title(scenario.name, loc="left", fontsize=9.5, fontweight="bold")
             axes.set_xlim(0, DOCUMENT_SECONDS)
-            axes.set_ylim(0, 1.15 * max(rates))
+            axes.set_ylim(LEAST_RATE, 2 * max(rates))
             axes.set_ylabel("% a second")
         panels[-1].set_xlabel("seconds since the release")
     return chart.svg
@@ -272,6 +275,7 @@ def _standalone(svg: str) -> str:
     """The same for a file of its own, which follows the reader's light or dark."""
     style = "<style>svg{color:#24292f}@media(prefers-color-scheme:dark){svg{color:#d7dde4}}</style>"
     svg = re.sub(r"<metadata>.*?</metadata>\n?", "", _coloured(svg), flags=re.DOTALL)
+    svg = re.sub(r"(\d\.\d)\d+", r"\1", svg)
     return re.sub(r"(<svg [^>]*>)", rf"\1\n {style}", svg, count=1)
 
 

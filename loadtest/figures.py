@@ -277,7 +277,7 @@ def _slots(fold: Fold) -> list[Json]:
 
 
 def _system(samples: Iterable[tuple[float, Json]]) -> Iterable[Json]:
-    """The samples, CPU time turned into cores in use and places behind into seconds behind."""
+    """The samples, with cores in use; a service that does not tell its lag has it estimated."""
     heads: list[tuple[float, int]] = []
     before: tuple[float, dict[str, float]] | None = None
     for at_s, facts in samples:
@@ -293,7 +293,7 @@ def _system(samples: Iterable[tuple[float, Json]]) -> Iterable[Json]:
             heads.append((at_s, facts["head"]))
             row["head"], row["queued"] = facts["head"], facts["queued"]
             row["behind"] = facts["behind"]
-            row["lag_s"] = {
+            row["lag_s"] = facts.get("lag_s") or {
                 name: round(behind_s(heads, facts["head"] - behind), 3)
                 for name, behind in facts["behind"].items()
             }

@@ -5,7 +5,6 @@ beyond stock or budget, nobody twice, every coupon spent at most once, money con
 equal to its fold. What was answered during a run is held against that in `loadtest/testimony.py`.
 
     python -m loadtest.invariants --url http://127.0.0.1:8080
-    python -m loadtest.invariants --url http://127.0.0.1:8080 --calls report/calls.sqlite
 """
 
 from __future__ import annotations

@@ -29,7 +29,7 @@ from loadtest.recording import Recording, Times
 from loadtest.run import LEAD_S, note_release, prepare, verify, wait_until_at_rest
 from loadtest.scenarios import SCENARIOS
 from loadtest.scenarios.plan import Size
-from loadtest.scenarios.visits import Amiss, Answer, Arrival, Call, Pause
+from loadtest.visits import Amiss, Answer, Arrival, Call, Pause
 from loadtest.watch import Watcher
 
 if TYPE_CHECKING:

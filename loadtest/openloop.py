@@ -18,8 +18,8 @@ from typing import TYPE_CHECKING, Final
 
 from loadtest.driver import Reply, problem_code, read_reply
 from loadtest.recording import Recording, Times
-from loadtest.scenarios.visits import Amiss, Answer, Arrival, Call, Pause, Script
 from loadtest.stage import address_of
+from loadtest.visits import Amiss, Answer, Arrival, Call, Pause, Script
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence

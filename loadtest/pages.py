@@ -43,7 +43,8 @@ PROVEN: Final = {
     "Latency": "From the moment at which a call was meant, laid down before the run, to the end "
     "of its answer. Whoever had to wait, here or there, is counted with the waiting. Percentiles "
     "are at most 2 % too high.",
-    "Lag": "How long ago the book ended where a projection stands, sampled twice a second.",
+    "Lag": "As the service tells it, sampled twice a second: the age of the first event that a "
+    "projection has not seen.",
 }
 """How to read the page: what was looked at, and how sharply."""
 

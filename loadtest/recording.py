@@ -19,7 +19,7 @@ from loadtest.books import FOREVER
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from loadtest.scenarios.visits import Answer, Call
+    from loadtest.visits import Answer, Call
 
 BATCH: Final = 500
 """Rows that are written at once: about a millisecond."""

@@ -20,8 +20,8 @@ from loadtest.invariants import check
 from loadtest.openloop import CONNECTIONS_MAX, OpenLoop
 from loadtest.scenarios.crowd import SESSION_RUN_MAX_S, Crowd
 from loadtest.scenarios.curves import rate
-from loadtest.scenarios.visits import BOOK
 from loadtest.testimony import check_answers
+from loadtest.visits import BOOK
 from loadtest.watch import Watcher
 
 if TYPE_CHECKING:

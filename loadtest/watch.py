@@ -19,7 +19,7 @@ from loadtest.client import PROXIED
 from loadtest.servers import memory_bytes
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Callable, Iterable, Mapping
 
     from loadtest.recording import Recording
 
@@ -90,7 +90,8 @@ def readiness(http: httpx.Client) -> dict[str, Any]:
                 "status": page.get("status"),
                 "head": sum(book["position"] for book in page["books"]),
                 "queued": sum(book.get("queued", 0) for book in page["books"]),
-                "behind": _summed(book.get("behind", {}) for book in page["books"]),
+                "behind": _by_name(sum, (book.get("behind", {}) for book in page["books"])),
+                "lag_s": _by_name(max, (book.get("lag_s", {}) for book in page["books"])),
             }
     return {}
 
@@ -115,9 +116,10 @@ def tree(table: Mapping[int, Process], root: int) -> list[int]:
     return found
 
 
-def _summed(books: Iterable[Mapping[str, int]]) -> dict[str, int]:
-    totals: dict[str, int] = {}
-    for book in books:
-        for name, behind in book.items():
-            totals[name] = totals.get(name, 0) + behind
-    return totals
+def _by_name(
+    combine: Callable[[Iterable[float]], float], books: Iterable[Mapping[str, float]]
+) -> dict[str, float]:
+    """One figure for each projection, from those of all books."""
+    found = list(books)
+    names = {name for book in found for name in book}
+    return {name: combine(book.get(name, 0) for book in found) for name in sorted(names)}

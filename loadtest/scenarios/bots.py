@@ -15,7 +15,7 @@ from loadtest.scenarios.crowd import Person
 from loadtest.scenarios.curves import Mixture, Release, arrivals
 from loadtest.scenarios.plan import Plan, Size
 from loadtest.scenarios.rush import STOCK, press
-from loadtest.scenarios.visits import Arrival, Script, Who, claim_call, new_key
+from loadtest.visits import Arrival, Script, Who, claim_call, new_key
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

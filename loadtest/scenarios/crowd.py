@@ -15,8 +15,8 @@ import httpx
 
 from loadtest.openloop import OpenLoop
 from loadtest.recording import Recording
-from loadtest.scenarios.visits import Answer, Arrival, Call, Script, Step, Who, insist
 from loadtest.stage import Staff, StageFailed
+from loadtest.visits import Answer, Arrival, Call, Script, Step, Who, insist
 
 if TYPE_CHECKING:
     import random

@@ -16,7 +16,7 @@ from loadtest.scenarios.crowd import Person, address, sign_in_steps
 from loadtest.scenarios.curves import Mixture, Peak, Plateau, Release, arrivals
 from loadtest.scenarios.plan import SOLD, Plan, Size
 from loadtest.scenarios.redemptions import scan
-from loadtest.scenarios.visits import (
+from loadtest.visits import (
     BOOK,
     Amiss,
     Answer,

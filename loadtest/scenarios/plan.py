@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final, Protocol
 
 from loadtest.scenarios.curves import Curve
-from loadtest.scenarios.visits import Arrival
+from loadtest.visits import Arrival
 
 if TYPE_CHECKING:
     from loadtest.scenarios.crowd import Crowd

@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Final
 
 from loadtest.scenarios.curves import Peak, arrivals
 from loadtest.scenarios.plan import Plan, Size
-from loadtest.scenarios.visits import (
+from loadtest.stage import THRESHOLD_MINOR, StageFailed, money
+from loadtest.visits import (
     Amiss,
     Arrival,
     Pause,
@@ -27,7 +28,6 @@ from loadtest.scenarios.visits import (
     redemption_call,
     refund_call,
 )
-from loadtest.stage import THRESHOLD_MINOR, StageFailed, money
 
 if TYPE_CHECKING:
     from loadtest.scenarios.crowd import Crowd

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Final
 
 from loadtest.scenarios.curves import Release, arrivals
 from loadtest.scenarios.plan import SOLD, Plan, Size
-from loadtest.scenarios.visits import (
+from loadtest.visits import (
     Amiss,
     Answer,
     Arrival,

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Final
 from loadtest.scenarios.curves import Plateau, arrivals, zipf
 from loadtest.scenarios.plan import Plan, Size
 from loadtest.scenarios.rush import press
-from loadtest.scenarios.visits import Arrival
+from loadtest.visits import Arrival
 
 if TYPE_CHECKING:
     from loadtest.scenarios.crowd import Crowd

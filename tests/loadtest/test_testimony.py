@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 
 from loadtest.books import FOREVER, fold, plain_id
 from loadtest.recording import Recording, Times
-from loadtest.scenarios.visits import (
+from loadtest.testimony import bound_positions, check_answers
+from loadtest.visits import (
     Amiss,
     Answer,
     Call,
@@ -21,7 +22,6 @@ from loadtest.scenarios.visits import (
     claim_call,
     redemption_call,
 )
-from loadtest.testimony import bound_positions, check_answers
 from tests.loadtest.histories import CAMPAIGN, FACE, THRESHOLD, History, coupon, instant
 
 PUBLIC = f"cmp_main_{CAMPAIGN.hex}"
