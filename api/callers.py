@@ -21,6 +21,7 @@ ROLES: Final[tuple[Role, ...]] = get_args(Role)
 PSEUDONYM_BYTES: Final = 16
 DEVICE_BYTES: Final = 8
 MERCHANT: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
+PERSON: Final = re.compile(r"[0-9a-f]{32}")
 
 
 class Caller(msgspec.Struct, frozen=True, gc=False):

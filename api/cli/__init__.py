@@ -45,7 +45,7 @@ for panel, commands in (
         "Single processes",
         (running.serve, running.reload, projecting.project, sweeping.sweep, sweeping.draw),
     ),
-    ("Around it", (migrating.migrate, access.token, access.settings)),
+    ("Around it", (migrating.migrate, access.token, access.suspend, access.settings)),
 ):
     for command in commands:
         app.command(rich_help_panel=panel)(command)

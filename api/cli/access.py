@@ -1,4 +1,4 @@
-"""`tidebook token` and `tidebook settings`: who may call, and what can be set."""
+"""`tidebook token`, `suspend` and `settings`: who may call, and what can be set."""
 
 from __future__ import annotations
 
@@ -58,6 +58,57 @@ def token(
     issuer = DevelopmentIssuer(settings.issuer_secret(), settings.oidc_audience, time.time)
     print(issuer.token(role, identity, merchant))
     return 0
+
+
+def suspend(
+    merchant: Annotated[
+        str | None, typer.Option(help="The merchant whose calls are not taken any more.")
+    ] = None,
+    person: Annotated[
+        str | None,
+        typer.Option(metavar="PSEUDONYM", help="The tourist, by the pseudonym in the events."),
+    ] = None,
+    lift: Annotated[bool, typer.Option("--lift", help="Take the suspension back.")] = False,
+    home: Home = None,
+) -> int:
+    """Refuse every call of a merchant or a tourist, whatever token it carries, or allow them again.
+
+    Every server hears of it within a minute, mostly within five seconds. Coupons, balances and
+    calls that were answered before stay as they are.
+
+    Examples:
+    * `tidebook suspend --merchant tea-house`
+    * `tidebook suspend --merchant tea-house --lift`
+    """
+    from api import sessions
+
+    scope = _scope(merchant, person)
+    with (
+        stores.store(stores.load_settings(home)) as datastore,
+        datastore.transaction() as cursor,
+    ):
+        if not lift:
+            sessions.suspend(cursor, scope)
+            print(f"suspended {scope}")
+        elif sessions.lift(cursor, scope):
+            print(f"{scope} may call again")
+        else:
+            raise Trouble(f"{scope} was not suspended")
+    return 0
+
+
+def _scope(merchant: str | None, person: str | None) -> str:
+    from api.callers import MERCHANT, PERSON
+
+    if (merchant is None) == (person is None):
+        raise Trouble("--merchant or --person: name one of them")
+    if merchant is not None:
+        if not MERCHANT.fullmatch(merchant):
+            raise Trouble("--merchant: 1 to 64 letters, digits, '.', '_' or '-' are wanted")
+        return f"merchant:{merchant}"
+    if not PERSON.fullmatch(person or ""):
+        raise Trouble("--person: 32 hex digits in lower case are wanted")
+    return f"tourist:{person}"
 
 
 def settings(home: Home = None, as_json: AsJson = False) -> int:

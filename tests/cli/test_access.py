@@ -1,4 +1,4 @@
-"""`tidebook token` and `tidebook settings`."""
+"""`tidebook token`, `tidebook suspend` and `tidebook settings`."""
 
 from __future__ import annotations
 
@@ -11,8 +11,10 @@ import pytest
 from api.callers import Pseudonyms
 from api.cli import main
 from api.issuers import DEV_ISSUER, DevelopmentIssuer
+from api.sessions import Revocations
 from api.settings import Settings, reference
 from api.tokens import TokenRules, Tokens
+from ledger.datastore import Datastore
 from tests.cli.conftest import Tidebook
 
 
@@ -65,3 +67,44 @@ def test_settings_lists_every_setting(
     assert rows["TIDEBOOK_REDIS_URL"]["value"] == ""
     assert "5e5e" not in said.out + tidebook("settings").out
     assert "Default: 8080." in " ".join(tidebook("settings").out.split())
+
+
+def scopes(database_url: str) -> set[str]:
+    """What is suspended."""
+    store = Datastore(database_url)
+    revocations = Revocations()
+    try:
+        with store.transaction() as cursor:
+            revocations.read(cursor)
+    finally:
+        store.close()
+    return set(revocations.scopes)
+
+
+def test_a_suspension_is_made_and_lifted(tidebook: Tidebook, database_url: str) -> None:
+    """A merchant or a person, twice without harm, and taken back once."""
+    person = "6664a42048c6d6d7fe3657e39b14155c"
+    for who in (("--merchant", "tea-house"), ("--person", person), ("--merchant", "tea-house")):
+        assert tidebook("suspend", *who).status == 0
+    assert scopes(database_url) == {"merchant:tea-house", f"tourist:{person}"}
+    assert tidebook("suspend", "--merchant", "tea-house", "--lift").status == 0
+    assert scopes(database_url) == {f"tourist:{person}"}
+    again = tidebook("suspend", "--merchant", "tea-house", "--lift")
+    assert again.status == 2
+    assert "was not suspended" in again.err
+
+
+@pytest.mark.parametrize(
+    "who",
+    [
+        (),
+        ("--merchant", "a", "--person", "6664a42048c6d6d7fe3657e39b14155c"),
+        ("--merchant", "../shop"),
+        ("--person", "alice"),
+    ],
+)
+def test_a_suspension_names_somebody(tidebook: Tidebook, who: tuple[str, ...]) -> None:
+    """One merchant or one pseudonym; anything else suspends nobody."""
+    said = tidebook("suspend", *who)
+    assert said.status == 2
+    assert "--merchant" in said.err or "--person" in said.err
