@@ -29,6 +29,7 @@ from campaigns.coupon import (
     CouponVoided,
     coupon_id,
 )
+from campaigns.intake import is_winner
 from ledger.commit import Fold
 from ledger.events import Event
 from ledger.history import History, Positioned
@@ -200,6 +201,17 @@ def fold_book(
 def coupon_life(history: History, coupon: UUID, until: int) -> Life[Coupon]:
     """Return a coupon's steps up to a position; none when it was not claimed yet."""
     return _life(history.stream(coupon, until), COUPON_FOLD)
+
+
+def shown_state(history: History, coupon: Coupon, until: int) -> str:
+    """Return a coupon's state as its holder saw it: who was not drawn has no event that says so."""
+    if coupon.state != "entered":
+        return coupon.state
+    campaign = campaign_life(history, coupon.campaign, until)[-1].state
+    draw = campaign.draw
+    is_drawn = draw is not None and draw.seed is not None
+    is_lost = draw is not None and is_drawn and not is_winner(draw, coupon.id)
+    return "not_drawn" if is_lost or (campaign.state == "closed" and not is_drawn) else "entered"
 
 
 def campaign_life(history: History, campaign: UUID, until: int) -> Life[Campaign]:

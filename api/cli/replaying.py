@@ -173,7 +173,7 @@ def _coupon(history: History, coupon: Any, until: int, head: dict[str, Any]) -> 
     from campaigns.replay import coupon_life
 
     life = coupon_life(history, coupon.uuid, until)
-    state = _coupon_state(history, life[-1].state) if life else None
+    state = _coupon_state(history, life[-1].state, until) if life else None
     document = head | {"coupon": str(coupon), "state": state, "life": _steps(life)}
     return document, lambda: _print_life(document, "coupon", "was not claimed")
 
@@ -188,13 +188,15 @@ def _campaign(history: History, campaign: Any, until: int, head: dict[str, Any])
     return document, lambda: _print_life(document, "campaign", "was not drafted")
 
 
-def _coupon_state(history: History, coupon: Any) -> dict[str, Any]:
+def _coupon_state(history: History, coupon: Any, until: int) -> dict[str, Any]:
+    from campaigns.replay import shown_state
     from campaigns.replies import coupon_reply
     from ledger.books import Book
 
     reply = coupon_reply(Book(history.book), coupon)
     used = {"merchant": coupon.merchant, "order": coupon.order}
-    return _fields(reply) | {"person": coupon.person} | used
+    shown = {"state": shown_state(history, coupon, until)}
+    return _fields(reply) | shown | {"person": coupon.person} | used
 
 
 def _steps(life: Life[Any]) -> list[dict[str, Any]]:
@@ -248,7 +250,7 @@ def _print_life(document: dict[str, Any], kind: str, absent: str) -> None:
 def _person(history: History, person: str, until: int, head: dict[str, Any]) -> tuple[Any, Any]:
     from campaigns.replay import coupons_of
 
-    coupons = [_coupon_state(history, one) for one in coupons_of(history, person, until)]
+    coupons = [_coupon_state(history, one, until) for one in coupons_of(history, person, until)]
     document = head | {"person": person, "coupons": coupons}
     return document, lambda: _print_person(document)
 
