@@ -10,6 +10,7 @@ import os
 import signal
 import socket
 import subprocess
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -163,3 +164,67 @@ def running_cluster(directory: Path) -> Iterator[Cluster]:
 def _is_whole(node: Valkey) -> bool:
     info = node.client.cluster("INFO")
     return info["cluster_state"] == "ok" and int(info["cluster_known_nodes"]) == 3
+
+
+class Relay:
+    """Passes bytes between clients and a server; it can be cut, held, or led to another server."""
+
+    def __init__(self, port: int) -> None:
+        self.target = port
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self.url = f"redis://127.0.0.1:{self._listener.getsockname()[1]}/0"
+        self._flows = threading.Event()
+        self._flows.set()
+        self._open: set[socket.socket] = set()
+        threading.Thread(target=self._accept, daemon=True).start()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._listener.close()
+        self.cut()
+        self._flows.set()
+
+    def cut(self) -> None:
+        """End all connections."""
+        for one in list(self._open):
+            with suppress(OSError):
+                one.shutdown(socket.SHUT_RDWR)
+
+    def hold(self) -> None:
+        """Let nothing through from now on."""
+        self._flows.clear()
+
+    def let_go(self) -> None:
+        """Let everything through again, what was held included."""
+        self._flows.set()
+
+    def lead_to(self, port: int) -> None:
+        """Let new connections go to another server, and end the old ones."""
+        self.target = port
+        self.cut()
+
+    def _accept(self) -> None:
+        with suppress(OSError):
+            while True:
+                client, _ = self._listener.accept()
+                try:
+                    server = socket.create_connection(("127.0.0.1", self.target))
+                except OSError:
+                    client.close()
+                    continue
+                self._open |= {client, server}
+                for one, other in ((client, server), (server, client)):
+                    threading.Thread(target=self._pump, args=(one, other), daemon=True).start()
+
+    def _pump(self, one: socket.socket, other: socket.socket) -> None:
+        with suppress(OSError):
+            while data := one.recv(1 << 16):
+                self._flows.wait()
+                other.sendall(data)
+        for end in (one, other):
+            with suppress(OSError):
+                end.shutdown(socket.SHUT_RDWR)
+        self._open.discard(one)
+        one.close()
