@@ -355,7 +355,12 @@ def markdown(report: Report) -> str:
         lines += [BUSY, ""]
     lines += [*_target_lines(report), ""]
     for kind, group in groupby(report.measurements, key=lambda m: m.kind):
-        lines += [f"### {HEADINGS[kind][0].upper()}{HEADINGS[kind][1:]}", "", *_kind_lines(kind, list(group)), ""]
+        lines += [
+            f"### {HEADINGS[kind][0].upper()}{HEADINGS[kind][1:]}",
+            "",
+            *_kind_lines(kind, list(group)),
+            "",
+        ]
     lines += [*_cpu_lines(report), ""]
     for failure in report.failures:
         lines += [f"**{failure.name} was not measured:** {failure.what} failed.", ""]
