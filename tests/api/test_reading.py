@@ -168,6 +168,24 @@ def test_a_read_waits_for_ones_own_write(app: App) -> None:
     assert [item["campaign"] for item in wallet.json()["items"]] == [campaign]
 
 
+def test_readiness_and_metrics_tell_how_far_projections_are_behind(app: App) -> None:
+    """In events and in seconds, whether or not anybody keeps the projections up; 0 when shown."""
+    app.claim(app.open_campaign())
+
+    def told() -> tuple[int, float, float]:
+        [book] = app.get("/readyz", admin=True).json()["books"]
+        scraped = app.get("/metrics", admin=True).text
+        gauge = 'tidebook_projection_lag_seconds{book="main",projection="wallets"} '
+        seconds = scraped.partition(gauge)[2].partition("\n")[0]
+        return book["behind"]["wallets"], book["lag_s"]["wallets"], float(seconds)
+
+    behind, lag_s, gauge_s = told()
+    assert behind == 5
+    assert 0 < lag_s < gauge_s + 0.001  # rounded
+    app.project()
+    assert told() == (0, 0.0, 0.0)
+
+
 def test_a_read_that_waits_in_vain_says_so(make_app: Any) -> None:
     """503 with Retry-After when the read model does not come that far in time."""
     app = make_app(read_wait_s=0.1)
