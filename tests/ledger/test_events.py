@@ -158,6 +158,8 @@ def test_an_unknown_topic_is_not_skipped() -> None:
         PINNED.replace(b'"n":1', b'"n":"one"'),
         PINNED.replace(b'"n":1,', b""),
         PINNED.replace(b'"n":1', b'"n":1,"extra":2'),
+        PINNED.replace(b'"n":1', b'"n":1,"originator_version":5'),
+        PINNED.replace(b'"n":1', b'"n":1,"originator_id":"00000000-0000-0000-0000-000000000008"'),
     ],
 )
 def test_damaged_bytes_are_said_to_be_damaged(state: bytes) -> None:
