@@ -128,7 +128,8 @@ def stroll(
     if wallet.is_success and coupon not in [one["coupon"] for one in wallet.json()["items"]]:
         yield Amiss("the wallet lacks a coupon that was claimed before")
     if rng.random() < MISTAKES:
-        yield from must((yield from insist(void_call(operator, coupon, new_key(operator, rng)))))
+        void = yield from insist(void_call(operator, coupon, new_key(operator, rng)))
+        yield from must(void, "coupon_expired")
     elif rng.random() < SPENDERS:
         yield Pause(rng.uniform(*SHOPPING_S))
         yield from scan(till, coupon, f"{seed}:scan")
