@@ -23,12 +23,15 @@ COMMANDS = [
     "demo",
     "replay",
     "verify",
+    "fairness",
     "serve",
     "reload",
     "project",
     "sweep",
+    "draw",
     "migrate",
     "token",
+    "suspend",
     "settings",
 ]
 HEAVY = ["eventsourcing", "fastapi", "httpx", "psycopg2", "pydantic", "redis", "rich", "uvicorn"]
