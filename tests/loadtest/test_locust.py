@@ -11,6 +11,8 @@ import pytest
 
 from tests.loadtest.small_service import Service, serving
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).parents[2]
 LOCUST = [
     *("-m", "locust", "-f", str(ROOT / "loadtest" / "locustfile.py"), "--headless"),

@@ -23,7 +23,7 @@ from loadtest.system import System
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
 USERS = 40
 SECONDS = "1.5"
