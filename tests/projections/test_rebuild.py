@@ -92,7 +92,8 @@ def test_the_report_says_what_was_done(datastore: Datastore, history: History) -
     told: list[tuple[str, int, int]] = []
     report = rebuild(datastore, WALLETS, lambda *step: told.append(step))
     assert report.events == len(history.events)
-    assert report.rows == {"coupon": len(history.coupons)}
+    over = sum(campaign.state == "closed" for campaign in history.campaigns.values())
+    assert report.rows == {"coupon": len(history.coupons), "draw": over}
     assert report.events_per_s > 0
     assert report.peak_memory_bytes > 1 << 20
     assert msgspec.json.decode(msgspec.json.encode(report))["projection"] == "wallets"
