@@ -57,7 +57,9 @@ def test_a_view_reads_what_the_event_says(projection: Projection, history: Any) 
 def check_values(read: View, event: Event) -> None:
     """Compare a view with its event."""
     for field in msgspec.structs.fields(read):
-        if field.name not in PLACE:
+        if getattr(event, field.name, None) is msgspec.UNSET:
+            assert not getattr(read, field.name)
+        elif field.name not in PLACE:
             value = msgspec.to_builtins(getattr(event, field.name))
             seen = msgspec.to_builtins(getattr(read, field.name))
             if isinstance(seen, dict):
