@@ -20,6 +20,7 @@ SESSION: Final = {
     # All is read by key, whatever the planner believes of a table that has just begun to grow.
     "enable_seqscan": "off",
     "jit": "off",
+    "plan_cache_mode": "force_generic_plan",  # planned once for a connection
     "statement_timeout": "2s",
 }
 """Session settings of a connection that is used for glances only."""
@@ -62,39 +63,51 @@ class Glance(NamedTuple):
 def glance(
     connection: Any, book: str, pools: Sequence[PoolKey], asked: Sequence[Asked] = ()
 ) -> Glance:
-    """Look once, in one round trip; `connection` is in autocommit mode. Raises the driver's errors.
+    """Look once, in one round trip, on a connection from `connect`. Raises the driver's errors.
 
     No scope or key may hold a line break; none does.
     """
     with connection.cursor() as cursor:
         cursor.execute(
             _LOOK,
-            {
-                "book": book,
-                "campaigns": ",".join([campaign.hex for campaign, _ in pools]),
-                "pools": ",".join([pool for _, pool in pools]),
-                "requests": ",".join([one.request.hex() for one in asked]),
-                "scopes": "\n".join([one.scope for one in asked]),
-                "keys": "\n".join([one.key for one in asked]),
-                "streams": ",".join([one.stream.hex for one in asked]),
-            },
+            (
+                book,
+                ",".join([campaign.hex for campaign, _ in pools]),
+                ",".join([pool for _, pool in pools]),
+                ",".join([one.request.hex() for one in asked]),
+                "\n".join([one.scope for one in asked]),
+                "\n".join([one.key for one in asked]),
+                ",".join([one.stream.hex for one in asked]),
+            ),
         )
-        now, position, at, sights, marks = cursor.fetchone()
+        now, position, at, sights, recorded, kept, streams = cursor.fetchone()
+    answered = {bytes.fromhex(text.replace("-", "")) for text in _parts(recorded)}
+    answered.update(asked[int(number) - 1].request for number in _parts(kept))
+    existing = {UUID(text) for text in _parts(streams)}
     return Glance(
         position or 0,
         now,
         at,
         [_sight(text) for text in (sights or "").split(";") if text],
-        [mark in "13" for mark in marks or ""],
-        [mark in "23" for mark in marks or ""],
+        [one.request in answered for one in asked],
+        [one.stream in existing for one in asked],
     )
 
 
 def connect(datastore: Datastore) -> Any:
-    """Open a connection for glances; the caller closes it. Raises the library's errors."""
+    """Open a connection for glances; the caller closes it.
+
+    Raises the library's errors, or the driver's.
+    """
     connection = datastore.with_session(SESSION).connect()
     connection.autocommit = True
+    with connection.cursor() as cursor:
+        cursor.execute(_PREPARE)
     return connection
+
+
+def _parts(text: str | None) -> list[str]:
+    return text.split(",") if text else []
 
 
 def _sight(text: str) -> Sight:
@@ -103,31 +116,31 @@ def _sight(text: str) -> Sight:
 
 
 # Lists travel as one string each: the driver takes longer to write an array than the server to cut
-# a string. Every look-up is a subquery by primary key or unique index.
-_LOOK: Final = r"""
+# a string. Every look-up is by a unique index; a LATERAL subquery behind OFFSET 0 stays one per key
+# whatever the planner believes.
+_LOOK: Final = "EXECUTE glance (%s, %s, %s, %s, %s, %s, %s)"
+_PREPARE: Final = r"""
+PREPARE glance (text, text, text, text, text, text, text) AS
 SELECT clock_timestamp(), h.position, nullif(h.at, '-infinity'),
   (SELECT string_agg(
       concat_ws(',', coalesce(c.issued, 0), coalesce(c.quota, 0), coalesce(c.granted_minor, 0),
                 coalesce(c.budget_minor, 0), coalesce(v.version, 0)), ';' ORDER BY w.n)
-   FROM ROWS FROM (unnest(string_to_array(%(campaigns)s, ',')::uuid[]),
-                   unnest(string_to_array(%(pools)s, ',')))
+   FROM ROWS FROM (unnest(string_to_array($2, ',')::uuid[]),
+                   unnest(string_to_array($3, ',')))
         WITH ORDINALITY AS w (campaign, pool, n)
-   LEFT JOIN LATERAL (SELECT * FROM capacity WHERE book = %(book)s AND campaign = w.campaign
+   LEFT JOIN LATERAL (SELECT * FROM capacity WHERE book = $1 AND campaign = w.campaign
                       AND pool = w.pool OFFSET 0) c ON true
    LEFT JOIN LATERAL (SELECT max(originator_version) AS version FROM event
-                      WHERE book = %(book)s AND originator_id = w.campaign OFFSET 0) v ON true),
-  (SELECT string_agg(CASE WHEN
-        EXISTS (SELECT FROM event WHERE book = %(book)s AND request = w.request)
-        OR EXISTS (SELECT FROM idempotency
-                   WHERE book = %(book)s AND scope = w.scope AND key = w.key)
-      THEN CASE WHEN w.known THEN '3' ELSE '1' END
-      ELSE CASE WHEN w.known THEN '2' ELSE '0' END END, '' ORDER BY w.n)
-   FROM (SELECT a.*, EXISTS (SELECT FROM event WHERE book = %(book)s
-                             AND originator_id = a.stream AND originator_version = 1) AS known
-         FROM ROWS FROM (unnest(string_to_array(%(requests)s, ',')::uuid[]),
-                         unnest(string_to_array(%(scopes)s, E'\n')),
-                         unnest(string_to_array(%(keys)s, E'\n')),
-                         unnest(string_to_array(%(streams)s, ',')::uuid[]))
-              WITH ORDINALITY AS a (request, scope, key, stream, n) OFFSET 0) w)
-FROM (SELECT 1) AS one LEFT JOIN book_head h ON h.book = %(book)s
+                      WHERE book = $1 AND originator_id = w.campaign OFFSET 0) v ON true),
+  (SELECT string_agg(request::text, ',') FROM event
+   WHERE book = $1 AND request = ANY (string_to_array($4, ',')::uuid[])),
+  (SELECT string_agg(w.n::text, ',')
+   FROM ROWS FROM (unnest(string_to_array($5, E'\n')), unnest(string_to_array($6, E'\n')))
+        WITH ORDINALITY AS w (scope, key, n),
+   LATERAL (SELECT FROM idempotency
+            WHERE book = $1 AND scope = w.scope AND key = w.key OFFSET 0) i),
+  (SELECT string_agg(originator_id::text, ',') FROM event
+   WHERE book = $1 AND originator_id = ANY (string_to_array($7, ',')::uuid[])
+   AND originator_version = 1)
+FROM (SELECT 1) AS one LEFT JOIN book_head h ON h.book = $1
 """
