@@ -502,6 +502,8 @@ class Gate:
         refusables: list[Refusable] = []
         in_flight, next_wait = door.in_flight, iter(waits)
         words = self.tally.words
+        claimed = _claimed(limit)
+        sold_out: Word | None = None
         for (knock, heard), letter in zip(batch, letters, strict=True):
             if letter == "A":
                 in_flight[knock.request] = epoch
@@ -509,7 +511,10 @@ class Gate:
             elif letter == "F":
                 word = Word(Verdict.TOO_FAST, wait_s=next(next_wait) / 1000)
             elif letter in "CS":
-                word = _claimed(door.limit) if letter == "C" else _sold_out(sold)
+                if letter == "C":
+                    word = claimed
+                else:
+                    word = sold_out = sold_out or _sold_out(sold)
                 if self.judge is not None and word is not UNSURE:
                     refusables.append(Refusable(knock, heard, word))
                     continue
