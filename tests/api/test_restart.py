@@ -17,6 +17,8 @@ import httpx
 import psutil
 import pytest
 
+from api.cli.running import reload
+from api.cli.trouble import Trouble
 from tests.api.conftest import StartServer
 from tests.api.served import Server
 
@@ -235,3 +237,17 @@ def test_an_occupied_port_is_named(start: StartServer) -> None:
     server = start(port=port, answers=False)
     assert server.process.wait(WAIT_S) == 1
     assert f"nobody can listen on 127.0.0.1:{port}" in server.log.read_text()
+
+
+def test_the_command_reloads_the_server_of_a_home(
+    start: StartServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`tidebook reload` finds it by its run directory; without one it says so."""
+    monkeypatch.setenv("TIDEBOOK_HOME", str(tmp_path))
+    with pytest.raises(Trouble, match="no server runs"):
+        reload()
+    server = start()
+    before = {process.pid for process in server.workers()}
+    assert reload() == 0
+    wait_until(lambda: server.events("workers.replaced") == 1)
+    wait_until(lambda: not before & {process.pid for process in server.workers()})

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import signal
+import socket
 import threading
 import time
 from collections import Counter
@@ -17,6 +18,7 @@ import psycopg2
 import pytest
 
 from api.embedded import EmbeddedPostgres
+from api.exchange import SECURITY_HEADERS
 from tests.api.served import Server
 
 
@@ -192,3 +194,57 @@ def test_the_server_is_the_applications_role(
             connection.rollback()
             cursor.execute("SET ROLE tidebook_app")
     connection.close()
+
+
+def raw(server: Server, sent: bytes) -> bytes:
+    """Everything that is answered to some bytes, until the server hangs up."""
+    host, port = server.url.removeprefix("http://").split(":")
+    answers = b""
+    with socket.create_connection((host, int(port)), timeout=60) as connection:
+        connection.sendall(sent)
+        while data := connection.recv(1 << 16):
+            answers += data
+    return answers
+
+
+def test_bytes_that_no_client_library_sends_are_answered(start: Callable[..., Server]) -> None:
+    """S10, S47 over the wire: slow, ambiguous and odd requests, each in the service's own form."""
+    server = start(request_timeout_s=0.5)
+    address = b" /v1/wallet HTTP/1.1\r\nHost: x\r\n"
+    slow = (
+        b"POST /v1/campaigns HTTP/1.1\r\nIdempotency-Key: slow\r\nContent-Length: 10\r\n"
+        b"Authorization: Bearer %b\r\n\r\n{" % server.token("operator", "one").encode()
+    )
+    both = b"POST" + address + b"Content-Length: 4\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n"
+    expected = {
+        slow: b"408 Request Timeout",
+        both: b"400 Bad Request",
+        b"GET" + address + b"X: " + b"y" * 40_000: b"431 Request Header Fields Too Large",
+        **{
+            method + address + b"Connection: close\r\n\r\n": b"405 Method Not Allowed"
+            for method in (b"HEAD", b"TRACE", b"PUT", b"OPTIONS", b"BREW", b"PROPFIND")
+        },
+    }
+    for sent, status in expected.items():
+        answers = raw(server, sent)
+        head = answers.partition(b"\r\n\r\n")[0].lower() + b"\r\n"
+        assert answers.startswith(b"HTTP/1.1 " + status), sent[:40]
+        assert len(re.findall(rb"HTTP/1\.1 \d", answers)) == 1
+        for name, value in ((b"content-type", b"application/problem+json"), *SECURITY_HEADERS):
+            assert b"\r\n%b: %b\r\n" % (name, value.lower()) in head
+        assert b"\r\nconnection: close\r\n" in head
+    assert 'status="408"' in httpx.get(f"{server.url}/metrics").text
+
+
+def test_one_connection_too_many_is_refused(start: Callable[..., Server]) -> None:
+    """503, and those who are connected go on."""
+    server = start(connections_max=2)
+    with httpx.Client(base_url=server.url) as one, httpx.Client(base_url=server.url) as two:
+        for client in (one, two):
+            assert client.get("/healthz").status_code == 200
+        refused = httpx.get(f"{server.url}/healthz")
+        assert (refused.status_code, refused.json()["code"]) == (503, "overloaded")
+        assert one.get("/healthz").status_code == 200
+    deadline = time.monotonic() + 30
+    while httpx.get(f"{server.url}/healthz").status_code != 200:
+        assert time.monotonic() < deadline
