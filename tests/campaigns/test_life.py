@@ -29,6 +29,7 @@ from hypothesis.stateful import (
     consumes,
     invariant,
     multiple,
+    precondition,
     rule,
     run_state_machine_as_test,
 )
@@ -219,6 +220,7 @@ class Life(RuleBasedStateMachine):
         self.now = NOON
         self.numbers = itertools.count()
         self.truth = Truth()
+        self.claims: list[Sent] = []
         self.position = 0
         self.answered_position = 0
 
@@ -329,6 +331,7 @@ class Life(RuleBasedStateMachine):
         deserves = pot.takes_a_claim(self.now) and had < pot.terms.per_person_limit
         sent = self.send(c.ClaimCoupon(self.book, campaign, person(n)), tourist(person(n)))
         assert (sent.answer.code == "claimed") == deserves, "no false refusal, no false success"
+        self.claims.append(sent)
         return multiple(*self.coupons_of(campaign, person(n)))
 
     @rule(target=coupons, campaign=campaigns, people=st.lists(st.integers(1, 6), min_size=2))
@@ -391,6 +394,15 @@ class Life(RuleBasedStateMachine):
     @rule(one=sent, desk=st.integers(0, 1))
     def repeat(self, one: Sent, desk: int) -> None:
         """The same request under the same key has no second effect and the same bytes."""
+        self.send_again(one, desk)
+
+    @precondition(lambda self: self.claims)
+    @rule(which=st.integers(0, 20), desk=st.integers(0, 1))
+    def repeat_a_claim(self, which: int, desk: int) -> None:
+        """A claim is told again from its event, whatever became of the coupon since."""
+        self.send_again(self.claims[which % len(self.claims)], desk)
+
+    def send_again(self, one: Sent, desk: int) -> None:
         before = len(self.desks[0].events())
         _, future = self.submit(one.command, one.by, one.key, desk)
         again = future.result(20)

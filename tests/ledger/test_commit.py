@@ -16,7 +16,7 @@ import psycopg2
 import pytest
 from msgspec.structs import replace
 
-from campaigns.commands import ClaimCoupon, RedeemCoupon, VoidCoupon
+from campaigns.commands import ClaimCoupon, PauseCampaign, RedeemCoupon, VoidCoupon
 from campaigns.coupon import coupon_id
 from ledger import appending, session
 from ledger.commit import (
@@ -172,6 +172,27 @@ def test_a_lost_connection_is_resolved_by_reading_back(
     assert again.body == answer.body
     direct.close()
     proxy.close()
+
+
+@pytest.mark.parametrize("word", [b"COPY idempotency", b"COPY event", END_OF_COPY])
+@pytest.mark.parametrize("when", ["before", "after"])
+def test_a_lost_write_with_a_kept_reply_is_resolved_too(
+    datastore: Datastore, database_url: str, word: bytes, when: str
+) -> None:
+    """Where reply and events go by two copies, a cut at either leaves one effect and one answer."""
+    proxy = Proxy(database_url)
+    desk = Desk(Datastore(proxy.url))
+    campaign = desk.opened(quota=5)
+    proxy.cut_once(word, when)
+    pause = PauseCampaign(desk.book, campaign, "rain")
+    answer = desk.send(pause, ALICE, "key")
+    desk.close()
+    proxy.close()
+    assert (answer.code, answer.replayed) == ("paused", False)
+    direct = Desk(datastore)
+    assert direct.send(pause, ALICE, "key") == answer._replace(replayed=True)
+    assert [event.TOPIC for event in direct.events()].count("campaign.paused") == 1
+    direct.close()
 
 
 def test_without_reading_back_a_lost_commit_is_answered_as_unknown(
