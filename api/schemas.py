@@ -30,6 +30,7 @@ from pydantic_core import PydanticCustomError
 
 from api.callers import Role
 from api.currencies import CURRENCIES
+from api.fairness import FairnessReport
 from api.views import VIEWS
 from campaigns.campaign import PER_PERSON_MAX
 from campaigns.replies import (
@@ -363,5 +364,6 @@ REPLIES: Final[tuple[type[msgspec.Struct], ...]] = (
     RedemptionReply,
     RefundReply,
     EndingReply,
+    FairnessReport,
     *VIEWS,
 )

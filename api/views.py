@@ -6,7 +6,7 @@ A view has only what its reader may see; a field that a role may not see is abse
 from __future__ import annotations
 
 from collections.abc import Sequence
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Any
 from uuid import UUID
 
@@ -14,6 +14,7 @@ import msgspec
 from msgspec import UNSET, UnsetType
 
 from api.callers import Role
+from api.passes import Pass
 from campaigns.campaign import Intake, Terms
 from campaigns.replies import (
     CAMPAIGN_PREFIX,
@@ -24,6 +25,7 @@ from campaigns.replies import (
     Window,
     benefit,
 )
+from campaigns.waiting import Place
 from ledger.books import Book, PublicId
 from ledger.money import Money
 from projections.campaign_figures import CampaignFigures
@@ -243,6 +245,25 @@ class Health(msgspec.Struct, frozen=True):
     status: str
 
 
+class PlaceView(msgspec.Struct, frozen=True):
+    """Where one stands: before the opening, waiting, at one's turn, or in front of nothing."""
+
+    campaign: str
+    state: str
+    number: int | None
+    """From 1; null before the claims begin, when places are not drawn yet."""
+    ahead: int
+    wait_s: float
+    """Until one's turn at the room's rate; before the claims begin, until then."""
+    served_per_s: float
+    places: int
+    left: int
+    """Coupons believed to be left. Fewer than are ahead of one: it will not be enough for all."""
+    pass_: str | UnsetType = msgspec.field(name="pass", default=UNSET)
+    """To be sent with the claim as `Tidebook-Pass`."""
+    pass_until: datetime | UnsetType = UNSET
+
+
 VIEWS: tuple[type[msgspec.Struct], ...] = (
     CampaignView,
     CampaignPage,
@@ -253,6 +274,7 @@ VIEWS: tuple[type[msgspec.Struct], ...] = (
     RedemptionPage,
     EventPage,
     HeadView,
+    PlaceView,
     SessionReply,
     TokenReply,
     Readiness,
@@ -394,3 +416,20 @@ def _campaign(book: str, campaign: UUID) -> str:
 
 def _coupon(book: str, coupon: UUID) -> str:
     return str(PublicId(COUPON_PREFIX, Book(book), coupon))
+
+
+def place_view(campaign: PublicId, place: Place, own: Pass | None) -> PlaceView:
+    """Return a place in a campaign's waiting room, with one's own pass when it is one's turn."""
+    queue = place.queue
+    return PlaceView(
+        campaign=str(campaign),
+        state=place.state,
+        number=place.number or None,
+        ahead=place.ahead,
+        wait_s=round(place.wait_s, 1),
+        served_per_s=queue.per_s,
+        places=queue.places,
+        left=queue.left,
+        pass_=own.token if own is not None else UNSET,
+        pass_until=datetime.fromtimestamp(own.ends_at, UTC) if own is not None else UNSET,
+    )

@@ -5,19 +5,18 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Awaitable
 from contextlib import suppress
-from datetime import UTC, datetime
 from typing import Final
 
 import msgspec
 from fastapi import APIRouter, Request, Response
 from fastapi.responses import StreamingResponse
-from msgspec import UNSET, UnsetType
 
 from api import documentation, examples
 from api.errors import RETRY_SOON, Problem, not_found
 from api.routes.ordinary import CampaignId, service_of
 from api.routes.reading import Tourist, as_json, public_id_of, read_docs
 from api.service import Service
+from api.views import PlaceView, place_view
 from campaigns.campaign import POOL
 from campaigns.replies import CAMPAIGN_PREFIX
 from campaigns.waiting import NoPlace, NoWaitingRoom, Place, WaitingRoom, place_of
@@ -33,25 +32,6 @@ STREAM_S: Final = 600.0
 """A stream ends after this; whoever still waits opens another."""
 SOON_S: Final = 3
 """Seconds after which to look again without a stream, when the turn is near."""
-
-
-class PlaceView(msgspec.Struct, frozen=True):
-    """Where one stands: before the opening, waiting, at one's turn, or in front of nothing."""
-
-    campaign: str
-    state: str
-    number: int | None
-    """From 1; null before the claims begin, when places are not drawn yet."""
-    ahead: int
-    wait_s: float
-    """Until one's turn at the room's rate; before the claims begin, until then."""
-    served_per_s: float
-    places: int
-    left: int
-    """Coupons believed to be left. Fewer than are ahead of one: it will not be enough for all."""
-    pass_: str | UnsetType = msgspec.field(name="pass", default=UNSET)
-    """To be sent with the claim as `Tidebook-Pass`."""
-    pass_until: datetime | UnsetType = UNSET
 
 
 _CODES: Final = ("not_found", "no_waiting_room", "waiting_room_away")
@@ -176,20 +156,8 @@ def _room(service: Service) -> WaitingRoom:
 
 
 def _view(service: Service, campaign: PublicId, person: str, place: Place) -> PlaceView:
-    queue = place.queue
     own = service.passes.issue(campaign.uuid, person) if place.state == "turn" else None
-    return PlaceView(
-        campaign=str(campaign),
-        state=place.state,
-        number=place.number or None,
-        ahead=place.ahead,
-        wait_s=round(place.wait_s, 1),
-        served_per_s=queue.per_s,
-        places=queue.places,
-        left=queue.left,
-        pass_=own.token if own is not None else UNSET,
-        pass_until=datetime.fromtimestamp(own.ends_at, UTC) if own is not None else UNSET,
-    )
+    return place_view(campaign, place, own)
 
 
 def _shown(view: PlaceView) -> Response:
