@@ -201,6 +201,7 @@ class Rush:
         self.broken: Counter[str] = Counter()
         """The invariants that somebody saw broken."""
         self._lock = threading.Lock()
+        self._striking = threading.Lock()
         self._strikes = list(TROUBLE_AT)
 
     def run(self) -> None:
@@ -234,7 +235,8 @@ class Rush:
             if strike:
                 self._strikes.pop(0)
         if strike:
-            self.fault(self.scene)
+            with self._striking:
+                self.fault(self.scene)
 
     def _doubt_sold_out(self) -> None:
         """Nothing comes back during the rush, so what was used up still is."""
