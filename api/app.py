@@ -9,6 +9,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any, Final
 
+import structlog
 from fastapi import APIRouter, FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.routing import APIRoute
@@ -19,6 +20,7 @@ from api.bodies import mistake
 from api.errors import Problem, not_found
 from api.exchange import Incoming, Reply, internal_error
 from api.fastpath import Front
+from api.logs import fault
 from api.routes import (
     books,
     campaigns,
@@ -71,7 +73,11 @@ def create_app(service: Service, *, fast: bool = True) -> Front:
 
     @asynccontextmanager
     async def life(_app: FastAPI) -> AsyncIterator[None]:
-        await service.start()
+        try:
+            await service.start()
+        except Exception as error:
+            structlog.get_logger().error("start.failed", **fault(error))
+            raise
         try:
             yield
         finally:

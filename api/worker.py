@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import logging
 import os
 import resource
 import signal
@@ -64,6 +65,11 @@ class Inherited:
             os.write(self.voice, what)
 
 
+def _without_messages(record: logging.LogRecord) -> bool:
+    """Keep out the text of an exception, which may quote anything; the application logs its own."""
+    return not str(record.msg).startswith("Traceback")
+
+
 class WorkerServer(Server):
     """uvicorn's server with our way of starting and ending."""
 
@@ -83,6 +89,7 @@ class WorkerServer(Server):
                 server_header=False,
             )
         )
+        logging.getLogger("uvicorn.error").addFilter(_without_messages)
         self.traffic = traffic
         self.inherited = inherited
         self.drain_s = drain_s

@@ -23,12 +23,11 @@ from pathlib import Path
 import httpx
 import pytest
 
+from api.cli.migrating import migrate_all
 from api.embedded import EmbeddedPostgres
 from api.issuers import DevelopmentIssuer
 from api.supervisor import Command, Keeper
 from ledger.datastore import Datastore
-from ledger.migrations import migrate as migrate_ledger
-from projections.migrations import migrate as migrate_projections
 from tests.api.harness import draft_body, settings_for, yuan
 from tests.conftest import free_port, wait_until
 from tests.faults.test_store_kills import KILLS, kill_postmaster
@@ -108,8 +107,7 @@ class Shop:
 def shop(tmp_path: Path) -> Iterator[Shop]:
     """A service of this test's own over a PostgreSQL of its own."""
     with EmbeddedPostgres(tmp_path) as server:
-        migrate_ledger(server.url)
-        migrate_projections(server.url)
+        migrate_all(server.url)
         shop = Shop(server, tmp_path)
         shop.keeper.start()
         yield shop
