@@ -87,9 +87,16 @@ class Server:
 
     def workers(self) -> list[psutil.Process]:
         """Its workers, of whatever generation."""
-        children = psutil.Process(self.process.pid).children()
-        return [child for child in children if child.status() != psutil.STATUS_ZOMBIE]
+        return [child for child in psutil.Process(self.process.pid).children() if lives(child)]
 
     def events(self, name: str) -> int:
         """How often it has logged an event."""
         return self.log.read_text().count(f'"event":"{name}"')
+
+
+def lives(process: psutil.Process) -> bool:
+    """Whether a process runs."""
+    try:
+        return process.status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
