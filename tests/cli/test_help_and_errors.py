@@ -121,7 +121,7 @@ def test_nothing_heavy_is_loaded_before_it_is_needed() -> None:
         ("verify --book nowhere", r"--book: there is no book 'nowhere'"),
         ("project --rebuild purses", r"NAME: there is no projection 'purses', but wallets"),
         ("project --rebuild --once", r"--rebuild: "),
-        ("project --json", r"--json: only --rebuild and --once"),
+        ("project --json", r"--json: only --rebuild, --once and --lag"),
         ("sweep --json", r"--json: only --once and --at"),
         ("sweep --at noon", r"--at: a time with its offset is wanted"),
         ("sweep --at 2026-05-01T12:00:00Z", r"--at: this ledger's time is the database's"),
