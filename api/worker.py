@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 
 GRACE_S: Final = 10.0
 """How long requests may take that were there when the worker was told to drain."""
-GC_YOUNG_MAX: Final = 50_000
+GC_YOUNG_MAX: Final = 1_000_000
 """New objects between two looks for garbage: some thousand calls' worth."""
 TICKS_PER_S: Final = 10
 _FILES_BESIDE_CONNECTIONS: Final = 512

@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import threading
+import time
 from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Future
@@ -89,6 +90,7 @@ class GroupCommit:
         self._lock = threading.Lock()
         self._work = threading.Condition(self._lock)
         self._closing = False
+        self._written_at = float("-inf")
         self._thread = threading.Thread(target=self._run, name=f"writer-{book}", daemon=True)
         self.committed_batches = 0
         self.committed_requests = 0
@@ -176,7 +178,7 @@ class GroupCommit:
             if mark is not None:
                 self._in_flight[mark] = ticket
             self._queue.append(ticket)
-            if len(self._queue) == 1:
+            if len(self._queue) in (1, self.limits.linger_until):
                 self._work.notify()
 
     def _run(self) -> None:
@@ -188,6 +190,7 @@ class GroupCommit:
                 for ticket in batch:
                     if ticket.answer is None:
                         ticket.error = error
+            self._written_at = time.monotonic()
             self.committed_batches += 1
             self.committed_requests += len(batch)
             self._deliver(batch)
@@ -198,8 +201,18 @@ class GroupCommit:
         with self._work:
             while not self._queue and not self._closing:
                 self._work.wait()
+            self._linger()
             count = min(len(self._queue), self.limits.batch_max)
             return [self._queue.popleft() for _ in range(count)]
+
+    def _linger(self) -> None:
+        """Wait a moment for company when the last batch has only just been written.
+
+        Whoever comes alone is never held up; in a rush batches are fewer and larger.
+        """
+        pause_s = self._written_at + self.limits.linger_s - time.monotonic()
+        if pause_s > 0 and len(self._queue) < self.limits.linger_until and not self._closing:
+            self._work.wait(pause_s)
 
     def _deliver(self, batch: list[Ticket]) -> None:
         """Tell everybody whose request was in the batch: one call a loop, not one a request."""

@@ -48,6 +48,8 @@ class Limits:
 
     queue_max: int = 10_000  # about a second of the writer's work; more would only wait in vain
     batch_max: int = 500  # beyond this the insert no longer gets cheaper per event
+    linger_s: float = 0.005  # since the last batch: what a batch costs by itself is 20 claims' work
+    linger_until: int = 100  # requests that make a batch worth while at once
     retry_for_s: float = 3.0  # a restarting PostgreSQL is back by then; callers wait a little more
     retry_pause_s: float = 0.05
     kept_states_max: int = 10_000  # campaigns whose state is kept between batches

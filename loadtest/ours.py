@@ -93,7 +93,7 @@ class Refused(NamedTuple):
 class Tidebook:
     """Our server."""
 
-    connections = 256
+    connections = 512
 
     def __init__(self, home: Path, workers: int, postgres: Postgres, valkey: Valkey) -> None:
         self.url = f"http://127.0.0.1:{free_port()}"
