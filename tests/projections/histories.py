@@ -131,7 +131,7 @@ class History:
 
     def move(self, campaign: UUID) -> None:
         """Open a funded campaign, pause an open one, resume a paused one."""
-        step = {"funded": CampaignOpened, "paused": CampaignResumed}
+        step: dict[str, type[Event]] = {"funded": CampaignOpened, "paused": CampaignResumed}
         state = self.campaigns[campaign].state
         if state == "open":
             self._add(CampaignPaused, campaign, reason="rain")
