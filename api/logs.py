@@ -19,7 +19,7 @@ import traceback
 from collections.abc import MutableMapping
 from datetime import UTC, datetime
 from functools import lru_cache
-from typing import Any, Final, NamedTuple, TextIO
+from typing import Any, Final, TextIO
 
 import msgspec
 import structlog
@@ -60,13 +60,8 @@ class AccessKind(msgspec.Struct, frozen=True, kw_only=True):
     role: str | None
 
 
-class _Access(NamedTuple):
-    """A line that is not written yet."""
-
-    at_ns: int
-    request_id: str
-    kind: bytes
-    seconds: float
+_Access = tuple[int, str, bytes, float]
+"""A line that is not written yet: when (ns since 1970), request id, kind, seconds."""
 
 
 class Log:
@@ -90,7 +85,7 @@ class Log:
         """
         if self.level > logging.INFO:
             return
-        self._held.append(_Access(time.time_ns(), request_id, kind, seconds))
+        self._held.append((time.time_ns(), request_id, kind, seconds))
         if len(self._held) >= HELD_LINES_MAX:
             self.flush()
         elif not self._flush_is_due:
@@ -110,7 +105,7 @@ class Log:
             self._flush_is_due = False
             held, self._held = self._held, []
             if held and not self._stream.closed:
-                lines = [_in_words(each) if isinstance(each, _Access) else each for each in held]
+                lines = [_in_words(each) if isinstance(each, tuple) else each for each in held]
                 self._stream.buffer.write(b"\n".join(lines) + b"\n")
                 self._stream.buffer.flush()
 
@@ -158,17 +153,20 @@ def access_kind(method: str, route: str, status: int, code: str | None, role: st
 
 def _in_words(line: _Access) -> bytes:
     """Return a line about a call. A request id has no character that JSON would escape."""
-    seconds, ns = divmod(line.at_ns, 1_000_000_000)
-    return (
-        b'{"timestamp":"%b.%03dZ","level":"info","event":"request","request_id":"%b",%b,"ms":%.2f}'
-        % (
-            _second(seconds).encode(),
-            ns // 1_000_000,
-            line.request_id.encode(),
-            line.kind,
-            line.seconds * 1_000,
-        )
+    at_ns, request_id, kind, seconds = line
+    return b'{"timestamp":"%b","level":"info","event":"request","request_id":"%b",%b,"ms":%.2f}' % (
+        _millisecond(at_ns // 1_000_000),
+        request_id.encode(),
+        kind,
+        seconds * 1_000,
     )
+
+
+@lru_cache(maxsize=1_024)
+def _millisecond(ms: int) -> bytes:
+    """The lines of a batch fall into few milliseconds."""
+    seconds, rest = divmod(ms, 1_000)
+    return f"{_second(seconds)}.{rest:03}Z".encode()
 
 
 def _now() -> str:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
+from collections.abc import Callable
 from functools import lru_cache
 from time import perf_counter
 from typing import Any, Final, Protocol
@@ -125,7 +126,7 @@ class Passage:
         loop: asyncio.AbstractEventLoop,
         caller: Caller,
         writer: GroupCommit,
-        request: Request,
+        request: Callable[[], Request],
         knock: Knock | None,
         began: float,
     ) -> None:
@@ -222,7 +223,7 @@ class Passage:
 
     def _queue(self) -> None:
         try:
-            self._ticket = self._writer.queue(self._request, self._loop, self._settled)
+            self._ticket = self._writer.queue(self._request(), self._loop, self._settled)
         except Exception as error:  # noqa: BLE001 - whatever it is, somebody waits to hear of it
             self._leave(None, error)
             self._fail(error)

@@ -71,15 +71,15 @@ class Edge:
         self.first_sold_out: float | None = None
 
 
-Key = tuple[UUID, int, int, str]
-"""Campaign, beginning of the span in seconds since 1970, its length, code."""
+Key = tuple[int, int, int, str]
+"""Campaign as a number, beginning of the span in seconds since 1970, its length, code."""
 
 
 class Held(NamedTuple):
     """What was counted and is not in the database yet."""
 
     counts: dict[Key, Count]
-    edges: dict[UUID, Edge]
+    edges: dict[int, Edge]
 
 
 class CampaignTraffic:
@@ -92,20 +92,21 @@ class CampaignTraffic:
         offset = time.time() - perf_counter()
         self._instant = instant or (lambda reading: reading + offset)
         self._counts: dict[Key, Count] = {}
-        self._edges: dict[UUID, Edge] = {}
-        self._fine_until: OrderedDict[UUID, float] = OrderedDict()
+        self._edges: dict[int, Edge] = {}
+        self._fine_until: OrderedDict[int, float] = OrderedDict()
 
     def note(self, campaign: UUID, started: float, seconds: float, code: str) -> None:
         """Count a call that came at `started`, by the performance counter."""
         came = self._instant(started)
-        fine_until = self._fine_until.get(campaign)
+        number = campaign.int
+        fine_until = self._fine_until.get(number)
         if fine_until is None:
-            fine_until = self._begin(campaign, came)
+            fine_until = self._begin(number, came)
         second = int(came)
         if came < fine_until:
-            key = (campaign, second, 1, code)
+            key = (number, second, 1, code)
         else:
-            key = (campaign, second - second % COARSE_S, COARSE_S, code)
+            key = (number, second - second % COARSE_S, COARSE_S, code)
         count = self._counts.get(key)
         if count is None:
             if len(self._counts) >= HELD_MAX:
@@ -115,7 +116,7 @@ class CampaignTraffic:
         count.seconds += seconds
         count.latency[bisect_left(_BOUNDS_S, seconds)] += 1
         if code in GRANTED or code in USED_UP:
-            self._move_edge(campaign, came, code)
+            self._move_edge(number, came, code)
 
     def take(self) -> Held:
         """Return what was counted since the last time, and begin anew."""
@@ -132,14 +133,14 @@ class CampaignTraffic:
         for campaign, edge in newer.edges.items():
             _join(self._edges.setdefault(campaign, Edge(edge.first_call)), edge)
 
-    def _begin(self, campaign: UUID, came: float) -> float:
+    def _begin(self, campaign: int, came: float) -> float:
         self._fine_until[campaign] = came + FINE_S
         if len(self._fine_until) > CAMPAIGNS_MAX:
             self._fine_until.popitem(last=False)
         self._edges.setdefault(campaign, Edge(came))
         return came + FINE_S
 
-    def _move_edge(self, campaign: UUID, came: float, code: str) -> None:
+    def _move_edge(self, campaign: int, came: float, code: str) -> None:
         edge = self._edges.get(campaign)
         if edge is None:
             edge = self._edges[campaign] = Edge(came)
@@ -156,20 +157,24 @@ def store(cursor: Any, held: Held) -> None:
     cursor.execute("SET LOCAL synchronous_commit = off")
     # In one order everywhere, so that two servers never wait for each other in a circle.
     rows = [
-        (campaign.hex, _utc(at), span_s, code, count.calls, count.seconds, count.latency)
+        (_hex(campaign), _utc(at), span_s, code, count.calls, count.seconds, count.latency)
         for (campaign, at, span_s, code), count in sorted(
-            held.counts.items(), key=lambda item: (item[0][0].int, *item[0][1:])
+            held.counts.items(), key=lambda item: item[0]
         )
     ]
     if rows:
         execute_values(cursor, _ADD_COUNTS, rows, "(%s::uuid, %s, %s, %s, %s, %s, %s::bigint[])")
     edges = [
-        (campaign.hex, _utc(edge.first_call), _utc(edge.last_granted), _utc(edge.first_sold_out))
-        for campaign, edge in sorted(held.edges.items(), key=lambda item: item[0].int)
+        (_hex(campaign), _utc(edge.first_call), _utc(edge.last_granted), _utc(edge.first_sold_out))
+        for campaign, edge in sorted(held.edges.items(), key=lambda item: item[0])
     ]
     if edges:
         shape = "(%s::uuid, %s, %s::timestamptz, %s::timestamptz)"
         execute_values(cursor, _MOVE_EDGES, edges, shape)
+
+
+def _hex(campaign: int) -> str:
+    return f"{campaign:032x}"
 
 
 def _utc(instant: float | None) -> datetime | None:

@@ -79,7 +79,8 @@ class Asked(NamedTuple):
     """A call whose every check was passed: what the writer of a book is to decide."""
 
     book: Book
-    request: Request
+    request: Callable[[], Request]
+    """Made when the store is to be asked: most claims of a rush end at the gate."""
     knock: Knock | None
     """What the gate is asked first, where there is one for this kind of write."""
 
@@ -149,37 +150,40 @@ class Write(Generic[BodyT]):
         address: str,
     ) -> Asked:
         """Return what the writer is to decide; raise what the command finds wrong beforehand."""
-        caller = heading.caller
-        book, command = self.command(Order(caller, heading.target, body, heading.key), service)
+        caller, target = heading.caller, heading.target
         mark = request_mark(caller.scope, heading.key)
-        request = command.request(
-            commands.Call(
-                by=caller.actor,
-                request_id=request_id,
-                render=render_refusal,
-                key=heading.key,
-                fingerprint=self._fingerprint(path, body),
-                at=heading.at,
-                mark=mark,
+        order = Order(caller, target, body, heading.key)
+
+        def request_of(command: commands.Command) -> Request:
+            return command.request(
+                commands.Call(
+                    by=caller.actor,
+                    request_id=request_id,
+                    render=render_refusal,
+                    key=heading.key,
+                    fingerprint=self._fingerprint(path, body),
+                    at=heading.at,
+                    mark=mark,
+                )
             )
+
+        if not self.rush:
+            book, command = self.command(order, service)
+            return Asked(book, lambda: request_of(command), None)
+        assert target is not None, "a claim names its campaign"
+        knock = Knock(
+            target.book,
+            target.uuid,
+            POOL,
+            caller.person,
+            mark,
+            caller.scope,
+            heading.key,
+            caller.device,
+            _address_mark(address),
+            service.passes.admits(heading.shown, target.uuid, caller.person),
         )
-        knock = None
-        if self.rush:
-            assert heading.target is not None, "a claim names its campaign"
-            campaign = heading.target.uuid
-            knock = Knock(
-                book,
-                campaign,
-                POOL,
-                caller.person,
-                mark,
-                caller.scope,
-                heading.key,
-                caller.device,
-                _address_mark(address),
-                service.passes.admits(heading.shown, campaign, caller.person),
-            )
-        return Asked(book, request, knock)
+        return Asked(target.book, lambda: request_of(self.command(order, service)[1]), knock)
 
     def _target(self, service: Service, text: str | None) -> PublicId | None:
         if self.prefix is None or text is None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from datetime import datetime
 from hashlib import sha1
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Final, Literal
 from uuid import UUID
 
 import msgspec
@@ -21,11 +21,16 @@ from ledger.events import Event
 State = Literal["entered", "held", "redeemed", "expired", "voided", "reclaimed"]
 ReturnsTo = Literal["campaign", "sponsor"]
 
+_UUID_5: Final = 5 << 76 | 2 << 62
+_UUID_DIGITS: Final = ~(15 << 76 | 3 << 62) & (1 << 128) - 1
+"""Version and variant of an id by name, and the bits that are left to the hash (RFC 9562)."""
+
 
 def coupon_id(campaign: UUID, person: str, n: int) -> UUID:
     """Return the id of a person's n-th coupon of a campaign, n from 1: their `uuid.uuid5`."""
     name = campaign.bytes + f"{person}:{n}".encode()
-    return UUID(bytes=sha1(name, usedforsecurity=False).digest()[:16], version=5)
+    digest = int.from_bytes(sha1(name, usedforsecurity=False).digest()[:16], "big")
+    return UUID(int=digest & _UUID_DIGITS | _UUID_5)
 
 
 class CouponEntered(Event, frozen=True, kw_only=True):

@@ -69,7 +69,7 @@ class Verdict(Enum):
     """The campaign has a waiting room, and no pass was shown."""
 
 
-class Knock(NamedTuple):
+class Knock(msgspec.Struct, frozen=True, gc=False):
     """A request for a coupon, at the gate.
 
     `request` is `ledger.appending.request_id(scope, key)`. `device` and `address` are marks, never

@@ -35,9 +35,9 @@ def at_ten(reading: float) -> float:
     return TEN.timestamp() + reading
 
 
-def totals(held: Held) -> dict[tuple[UUID, str], int]:
+def totals(held: Held) -> dict[tuple[int, str], int]:
     """Calls by campaign and code."""
-    found: dict[tuple[UUID, str], int] = {}
+    found: dict[tuple[int, str], int] = {}
     for (campaign, _, _, code), count in held.counts.items():
         found[campaign, code] = found.get((campaign, code), 0) + count.calls
         assert sum(count.latency) == count.calls

@@ -35,9 +35,10 @@ class CountingLane:
         self.taken = self.left = 0
 
     def take(self, call: LaneCall, send: Callable[[bytes], None]) -> bool:
-        """Take a call or leave it."""
+        """Take a call or leave it. It is counted before its answer can be read."""
+        self.taken += 1
         taken = self.lane.take(call, send)
-        self.taken += taken
+        self.taken -= not taken
         self.left += not taken
         return taken
 
