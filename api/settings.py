@@ -163,7 +163,7 @@ class Settings(BaseSettings):
         "unknown.",
     )
     slow_lane_max: int = Field(
-        256,
+        1_024,
         ge=1,
         le=100_000,
         description="Claims, per server process, that may be with the store while the gate cannot "

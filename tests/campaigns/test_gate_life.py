@@ -60,6 +60,8 @@ class GateLife(RuleBasedStateMachine):
         self.freed_at = 0
         self.at_store: dict[tuple[str, str], int] = {}
         """Requests on their way, with the epoch under which they were admitted, or 0."""
+        self.lost = 0
+        """Requests that nobody heard of again; the gate counts them until the next word of it."""
         self.given: dict[str, int] = {}
         """Coupons that the gate was told of."""
 
@@ -113,7 +115,7 @@ class GateLife(RuleBasedStateMachine):
     def _is_ruled(self, epoch: int, tokens: int, free: int) -> None:
         in_flight = sum(epoch > 0 for epoch in self.at_store.values())
         assert tokens <= free
-        assert tokens >= max(0, free - in_flight)
+        assert tokens >= max(0, free - in_flight - self.lost)
         self.epoch, self.tokens, self.known = epoch, tokens, True
         self.is_sold_out = False
         self.freed_at = max(self.freed_at, self.position)
@@ -173,6 +175,7 @@ class GateLife(RuleBasedStateMachine):
         person, key = data.draw(st.sampled_from(sorted(self.at_store)))
         epoch = self.at_store.pop((person, key))
         if how == "lost":
+            self.lost += epoch > 0
             self.house.door.settled(self.house.knock(person, key).request)
             return
         if how == "claimed":
