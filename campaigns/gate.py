@@ -37,6 +37,9 @@ SETTLES_AT_ONCE: Final = 1_000
 PACE_S: Final = 0.004
 """Least time between two calls in a rush: a call by itself costs as much as ten knocks."""
 
+RUSH: Final = 4
+"""Knocks at once from which on it is a rush; nobody else is held up."""
+
 SETTLES_MAX: Final = 10_000
 """What the store said and the gate does not know yet; beyond it the sweep has to put it right."""
 
@@ -437,7 +440,8 @@ class Gate:
 
     def _send_all(self) -> None:
         doors, self._queued = self._queued, []
-        self._sent_at = self._loop.time()
+        if sum(len(door.knocks) for door in doors) >= RUSH:
+            self._sent_at = self._loop.time()
         for door in doors:
             self._send(door)
 

@@ -16,6 +16,7 @@ from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Future
 from contextlib import suppress
+from typing import Final
 
 from ledger.datastore import Datastore
 from ledger.events import Event, EventMapper
@@ -65,6 +66,10 @@ __all__ = [
 logger = logging.getLogger(__name__)
 
 
+RUSH: Final = 4
+"""Requests in a batch from which on it is a rush, in which waiting for company pays."""
+
+
 class GroupCommit:
     """The writer of one book in this process. Thread-safe; start it, and close it to drain."""
 
@@ -90,7 +95,7 @@ class GroupCommit:
         self._lock = threading.Lock()
         self._work = threading.Condition(self._lock)
         self._closing = False
-        self._written_at = float("-inf")
+        self._written, self._written_at = 0, float("-inf")
         self._thread = threading.Thread(target=self._run, name=f"writer-{book}", daemon=True)
         self.committed_batches = 0
         self.committed_requests = 0
@@ -190,7 +195,7 @@ class GroupCommit:
                 for ticket in batch:
                     if ticket.answer is None:
                         ticket.error = error
-            self._written_at = time.monotonic()
+            self._written, self._written_at = len(batch), time.monotonic()
             self.committed_batches += 1
             self.committed_requests += len(batch)
             self._deliver(batch)
@@ -210,6 +215,8 @@ class GroupCommit:
 
         Whoever comes alone is never held up; in a rush batches are fewer and larger.
         """
+        if self._written < RUSH:
+            return
         pause_s = self._written_at + self.limits.linger_s - time.monotonic()
         if pause_s > 0 and len(self._queue) < self.limits.linger_until and not self._closing:
             self._work.wait(pause_s)
