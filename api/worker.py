@@ -35,8 +35,8 @@ if TYPE_CHECKING:
 
 GRACE_S: Final = 10.0
 """How long requests may take that were there when the worker was told to drain."""
-GC_YOUNG_MAX: Final = 1_000_000
-"""New objects between two looks for garbage: some thousand calls' worth."""
+GC_YOUNG_MAX: Final = 250_000
+"""New objects between two looks for garbage: tens of thousands of calls' worth."""
 TICKS_PER_S: Final = 10
 _FILES_BESIDE_CONNECTIONS: Final = 512
 
