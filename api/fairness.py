@@ -15,6 +15,9 @@ from uuid import UUID
 import msgspec
 
 from api.traffic import GRANTED, LATENCY_MS
+from campaigns.campaign import POOL
+from ledger.books import PublicId
+from projections import campaign_figures as figures
 
 SPANS_MAX: Final = 1_000
 """Spans that a report tells one by one; a rush is over by then."""
@@ -106,6 +109,15 @@ def counted(cursor: Any, campaign: UUID) -> tuple[list[Counted], Edges | None]:
     cursor.execute(_EDGE, (campaign.hex,))
     row = cursor.fetchone()
     return counts, Edges._make(row) if row is not None else None
+
+
+def report_on(cursor: Any, campaign: PublicId) -> FairnessReport | None:
+    """Return the report on a campaign; None when the campaign figures do not have it."""
+    row = figures.campaign(cursor, campaign.book, campaign.uuid)
+    if row is None:
+        return None
+    claim_from = datetime.fromisoformat(row.terms["claim_from"])
+    return report(str(campaign), POOL, claim_from, *counted(cursor, campaign.uuid))
 
 
 def report(

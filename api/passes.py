@@ -8,20 +8,19 @@ granted a coupon by the book's writer.
 from __future__ import annotations
 
 import hmac
-from binascii import Error, a2b_base64, b2a_base64
+from binascii import Error
 from collections.abc import Callable
 from struct import Struct
 from typing import Final, NamedTuple
 from uuid import UUID
 
+from api.macs import MAC_CHARS, MacKey, from_base64url, to_base64url
+
 _PREFIX: Final = b"tbp1."
 _CONTENT: Final = Struct(">I16s16s")
 """End in seconds since 1970, campaign, person."""
 _CONTENT_CHARS: Final = 48
-_MAC_BYTES: Final = 24
-_LENGTH: Final = len(_PREFIX) + _CONTENT_CHARS + 1 + 32
-_TO_URL: Final = bytes.maketrans(b"+/", b"-_")
-_FROM_URL: Final = bytes.maketrans(b"-_", b"+/")
+_LENGTH: Final = len(_PREFIX) + _CONTENT_CHARS + 1 + MAC_CHARS
 _PURPOSE: Final = b"tidebook waiting room pass"
 
 
@@ -38,7 +37,7 @@ class Passes:
     def __init__(
         self, secrets: tuple[bytes, ...], lifetime_s: int, now: Callable[[], float]
     ) -> None:
-        self._keys = [hmac.digest(secret, _PURPOSE, "sha256") for secret in secrets]
+        self._keys = [MacKey(hmac.digest(secret, _PURPOSE, "sha256")) for secret in secrets]
         self._lifetime_s = lifetime_s
         self._now = now
 
@@ -46,18 +45,18 @@ class Passes:
         """Return a pass for a person whose turn it is."""
         ends_at = int(self._now()) + self._lifetime_s
         content = _CONTENT.pack(ends_at, campaign.bytes, bytes.fromhex(person))
-        signed = _PREFIX + b2a_base64(content, newline=False).translate(_TO_URL) + b"."
-        return Pass((signed + _mac(self._keys[0], signed)).decode(), ends_at)
+        signed = _PREFIX + to_base64url(content) + b"."
+        return Pass((signed + self._keys[0].mac(signed)).decode(), ends_at)
 
     def admits(self, shown: bytes | None, campaign: UUID, person: str) -> bool:
         """Whether what was shown is a pass of this person for this campaign, not yet ended."""
         if shown is None or len(shown) != _LENGTH or not shown.startswith(_PREFIX):
             return False
-        signed, mac = shown[:-32], shown[-32:]
-        if not any(hmac.compare_digest(_mac(key, signed), mac) for key in self._keys):
+        signed, mac = shown[:-MAC_CHARS], shown[-MAC_CHARS:]
+        if not any(hmac.compare_digest(key.mac(signed), mac) for key in self._keys):
             return False
         try:
-            content = a2b_base64(signed[len(_PREFIX) : -1].translate(_FROM_URL))
+            content = from_base64url(signed[len(_PREFIX) : -1])
         except Error:  # nobody signs such a thing
             return False
         ends_at, for_campaign, for_person = _CONTENT.unpack(content)
@@ -66,9 +65,3 @@ class Passes:
             and for_campaign == campaign.bytes
             and for_person == bytes.fromhex(person)
         )
-
-
-def _mac(key: bytes, signed: bytes) -> bytes:
-    """Return the MAC as text: 24 bytes leave no spare bits in base64."""
-    mac = hmac.digest(key, signed, "sha256")[:_MAC_BYTES]
-    return b2a_base64(mac, newline=False).translate(_TO_URL)

@@ -12,7 +12,6 @@ import hashlib
 import hmac
 import re
 import time
-from binascii import a2b_base64, b2a_base64
 from collections.abc import Callable
 from secrets import token_bytes
 from struct import Struct
@@ -20,6 +19,7 @@ from typing import Any, Final, NamedTuple
 
 from api.callers import ROLES, Caller
 from api.errors import RETRY_SOON, Problem, unauthenticated
+from api.macs import MAC_CHARS, MacKey, from_base64url, to_base64url
 
 REVOCATION_S: Final = 60.0
 """A revoked session or a suspended caller is refused everywhere within this time."""
@@ -32,18 +32,13 @@ _PREFIX: Final = b"tbs1."
 _BEARER: Final = b"Bearer " + _PREFIX
 _LOOSE: Final = re.compile(rb"[Bb][Ee][Aa][Rr][Ee][Rr] +(tbs1\.[!-~]*) *")
 _KEY_ID_CHARS: Final = 6
-_BLOCK: Final = 64
-_MAC_BYTES: Final = 24
-_MAC_CHARS: Final = 32
 _KEY_ID: Final = slice(len(_BEARER), len(_BEARER) + _KEY_ID_CHARS)
-_SIGNED: Final = slice(len(b"Bearer "), -_MAC_CHARS)
-_CONTENT: Final = slice(_KEY_ID.stop + 1, -_MAC_CHARS - 1)
-_MAC: Final = slice(-_MAC_CHARS, None)
+_SIGNED: Final = slice(len(b"Bearer "), -MAC_CHARS)
+_CONTENT: Final = slice(_KEY_ID.stop + 1, -MAC_CHARS - 1)
+_MAC: Final = slice(-MAC_CHARS, None)
 _FIXED: Final = Struct(">BI16s16s8s")
 """Role, end in seconds since 1970, session, person, device; a merchant's id follows."""
 _NO_DEVICE: Final = bytes(8)
-_TO_URL: Final = bytes.maketrans(b"+/", b"-_")
-_FROM_URL: Final = bytes.maketrans(b"-_", b"+/")
 _SUBJECT: Final = "session:"
 
 _READ: Final = "SELECT subject FROM revocation WHERE until > now() LIMIT %s"
@@ -67,32 +62,15 @@ class Session(NamedTuple):
     """Seconds since 1970, whole."""
 
 
-class SessionKey:
+class SessionKey(MacKey):
     """A key of session tokens with the name by which tokens say that it is theirs."""
 
-    __slots__ = ("_inner", "_outer", "id")
+    __slots__ = ("id",)
 
     def __init__(self, secret: bytes) -> None:
-        block = (hashlib.sha256(secret).digest() if len(secret) > _BLOCK else secret).ljust(
-            _BLOCK, b"\0"
-        )
-        self._inner = hashlib.sha256(bytes(byte ^ 0x36 for byte in block))
-        self._outer = hashlib.sha256(bytes(byte ^ 0x5C for byte in block))
-        self.id = _base64url(hashlib.sha256(b"tidebook session key" + secret).digest())[
-            :_KEY_ID_CHARS
-        ]
-
-    def mac(self, signed: bytes) -> bytes:
-        """Return the MAC of a token's text, as text: 24 bytes leave no spare bits in base64.
-
-        It is HMAC-SHA256 as in RFC 2104, with the key's share of both hashes worked out before:
-        that halves its time.
-        """
-        inner = self._inner.copy()
-        inner.update(signed)
-        outer = self._outer.copy()
-        outer.update(inner.digest())
-        return b2a_base64(outer.digest()[:_MAC_BYTES], newline=False).translate(_TO_URL)
+        super().__init__(secret)
+        name = hashlib.sha256(b"tidebook session key" + secret).digest()
+        self.id = to_base64url(name)[:_KEY_ID_CHARS]
 
 
 class Revocations:
@@ -180,7 +158,7 @@ class Sessions:
             device or _NO_DEVICE,
         )
         content += (caller.merchant or "").encode()
-        signed = _PREFIX + self._key.id + b"." + _base64url(content) + b"."
+        signed = _PREFIX + self._key.id + b"." + to_base64url(content) + b"."
         return Session((signed + self._key.mac(signed)).decode(), ends_at)
 
     def caller(self, authorization: bytes) -> Caller:
@@ -190,7 +168,7 @@ class Sessions:
             key.mac(authorization[_SIGNED]), authorization[_MAC]
         ):
             raise unauthenticated("The session token is not one of this service.")
-        content = a2b_base64(authorization[_CONTENT].translate(_FROM_URL) + b"==")
+        content = from_base64url(authorization[_CONTENT])
         role, ends_at, session, person, device = _FIXED.unpack_from(content)
         if self._now() >= ends_at:
             raise unauthenticated("The session has ended; sign in again.")
@@ -223,7 +201,3 @@ def session_header(authorization: bytes) -> bytes | None:
         return authorization
     found = _LOOSE.fullmatch(authorization)
     return b"Bearer " + found[1] if found is not None else None
-
-
-def _base64url(data: bytes) -> bytes:
-    return b2a_base64(data, newline=False).rstrip(b"=").translate(_TO_URL)

@@ -66,8 +66,6 @@ class Verdict(Enum):
     """Refuse: the stock or the budget is used up."""
     TOO_FAST = "too_fast"
     """Come again later: this person, device or address knocks too often."""
-    NOT_OPEN = "not_open"
-    """Refuse: surely too early."""
     WAIT = "wait"
     """The campaign has a waiting room, and no pass was shown."""
 

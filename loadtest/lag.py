@@ -9,10 +9,10 @@ from __future__ import annotations
 
 import http.client
 import json
-import threading
 from time import perf_counter
-from typing import TYPE_CHECKING, Final, NamedTuple, Self
+from typing import TYPE_CHECKING, Final, NamedTuple
 
+from loadtest.sampling import Sampler
 from loadtest.stage import address_of
 
 if TYPE_CHECKING:
@@ -54,29 +54,21 @@ def _lag_s(looks: Sequence[Look], seen: int) -> float:
     return now_s - looks[0].at_s
 
 
-class LagWatch:
+class LagWatch(Sampler):
     """Looks at a service within a `with` block."""
 
     def __init__(self, url: str, book: str, *, every_s: float = EVERY_S) -> None:
         self._address = address_of(url)
         self._book = book
         self._every_s = every_s
-        self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._watch, daemon=True)
+        super().__init__()
         self.looks: list[Look] = []
 
-    def __enter__(self) -> Self:
-        self._thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._stop.set()
-        self._thread.join()
-
-    def _watch(self) -> None:
+    def watch(self) -> None:
+        """Look, wait, look again."""
         host, port = self._address
         connection = http.client.HTTPConnection(host, port, timeout=TIMEOUT_S)
-        while not self._stop.wait(self._every_s):
+        while not self.stop.wait(self._every_s):
             try:
                 self._look(connection)
             except (OSError, http.client.HTTPException, ValueError):

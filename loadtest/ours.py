@@ -26,7 +26,7 @@ from loadtest.invariants import check
 from loadtest.lag import LagWatch, largest_s
 from loadtest.people import scanners, tourists
 from loadtest.servers import Child, CpuTime, Postgres, Valkey, answers, free_port
-from loadtest.stage import THRESHOLD_MINOR, Staff, address_of, claim_requests, money
+from loadtest.stage import THRESHOLD_MINOR, Staff, address_of, claim_request, claim_requests, money
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -391,18 +391,8 @@ def _more_claims(
     url: str, campaign: str, tokens: Sequence[str], name: str, count: int
 ) -> Iterator[bytes]:
     """So many claims of these people in turn, each with a key of its own."""
-    host, port = address_of(url)
     for index, token in zip(range(count), itertools.cycle(tokens), strict=False):
-        yield build_request(
-            "POST",
-            f"/v1/campaigns/{campaign}/claims",
-            host=f"{host}:{port}",
-            headers=[
-                ("Authorization", f"Bearer {token}"),
-                ("Idempotency-Key", f"{campaign[-12:]}-{name}-{index}"),
-            ],
-            body=b"{}",
-        )
+        yield claim_request(url, campaign, token, f"{name}-{index}")
 
 
 class Redemptions:

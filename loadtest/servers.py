@@ -15,7 +15,6 @@ import shutil
 import signal
 import socket
 import subprocess
-import threading
 import time
 import urllib.error
 import urllib.request
@@ -24,6 +23,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final, Self
 
 import psutil
+
+from loadtest.sampling import Sampler
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -249,7 +250,7 @@ class Valkey(Child):
         return f"unix://{self._socket}?db=0"
 
 
-class PeakMemory:
+class PeakMemory(Sampler):
     """The largest sum of memory that some trees of processes were seen to have.
 
     Shared pages are divided among those who share them (PSS) where the system says so; otherwise
@@ -259,24 +260,16 @@ class PeakMemory:
     def __init__(self, roots: Callable[[], Mapping[str, int]]) -> None:
         """`roots` is asked each time: a tree may start after the watching."""
         self._roots = roots
-        self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._watch, daemon=True)
+        super().__init__()
         self.peak_bytes: dict[str, int] = {}
 
-    def __enter__(self) -> Self:
-        self._thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._stop.set()
-        self._thread.join()
-
-    def _watch(self) -> None:
+    def watch(self) -> None:
+        """Look, wait, look again."""
         while True:
             for name, root in self._roots().items():
                 used = sum(memory_bytes(member.pid) for member in _family(root))
                 self.peak_bytes[name] = max(self.peak_bytes.get(name, 0), used)
-            if self._stop.wait(SAMPLE_S):
+            if self.stop.wait(SAMPLE_S):
                 return
 
 

@@ -132,18 +132,23 @@ def tokens_of(url: str, identities: Sequence[str]) -> list[str]:
     return [json.loads(run.bodies[index])["access_token"] for index in range(len(identities))]
 
 
+def claim_request(url: str, campaign: str, token: str, key: str) -> bytes:
+    """A claim of somebody from a campaign, under a key that begins with the campaign."""
+    host, port = address_of(url)
+    return build_request(
+        "POST",
+        f"/v1/campaigns/{campaign}/claims",
+        host=f"{host}:{port}",
+        headers=[
+            ("Authorization", f"Bearer {token}"),
+            ("Idempotency-Key", f"{campaign[-12:]}-{key}"),
+        ],
+        body=b"{}",
+    )
+
+
 def claim_requests(url: str, campaigns: Iterable[str], tokens: Sequence[str]) -> Iterator[bytes]:
     """One claim of every person from each campaign in turn, each with its own key."""
-    host, port = address_of(url)
     for campaign in campaigns:
         for index, token in enumerate(tokens):
-            yield build_request(
-                "POST",
-                f"/v1/campaigns/{campaign}/claims",
-                host=f"{host}:{port}",
-                headers=[
-                    ("Authorization", f"Bearer {token}"),
-                    ("Idempotency-Key", f"{campaign[-12:]}-{index}"),
-                ],
-                body=b"{}",
-            )
+            yield claim_request(url, campaign, token, str(index))

@@ -8,14 +8,14 @@ from __future__ import annotations
 
 import contextlib
 import os
-import threading
 from pathlib import Path
 from time import perf_counter
-from typing import TYPE_CHECKING, Any, Final, NamedTuple, Self
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 import httpx
 
 from loadtest.client import PROXIED
+from loadtest.sampling import Sampler
 from loadtest.servers import memory_bytes
 
 if TYPE_CHECKING:
@@ -35,7 +35,7 @@ class Process(NamedTuple):
     cpu_s: float
 
 
-class Watcher:
+class Watcher(Sampler):
     """Samples into a recording until its `with` block ends."""
 
     def __init__(
@@ -46,23 +46,18 @@ class Watcher:
         self._roots = dict(roots)
         self._release_s = release_s
         self._http = httpx.Client(base_url=url, timeout=2.0, headers=PROXIED)
-        self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._watch, name="watcher", daemon=True)
-
-    def __enter__(self) -> Self:
-        self._thread.start()
-        return self
+        super().__init__()
 
     def __exit__(self, *_: object) -> None:
-        self._stop.set()
-        self._thread.join()
+        super().__exit__(*_)
         self._http.close()
 
-    def _watch(self) -> None:
+    def watch(self) -> None:
+        """Look, wait, look again."""
         while True:
             at_s = perf_counter() - self._release_s
             self._recording.sample(at_s, {**self._processes(), **readiness(self._http)})
-            if self._stop.wait(SAMPLE_S):
+            if self.stop.wait(SAMPLE_S):
                 return
 
     def _processes(self) -> dict[str, Any]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from datetime import datetime
 from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
@@ -42,11 +41,9 @@ def fairness(
 
 
 def _report(campaign: str, home: Home) -> FairnessReport:
-    from api.fairness import counted, report
-    from campaigns.campaign import POOL
+    from api.fairness import report_on
     from campaigns.replies import CAMPAIGN_PREFIX
     from ledger.books import MalformedId, PublicId
-    from projections import campaign_figures as figures
 
     try:
         found = PublicId.parse(campaign, CAMPAIGN_PREFIX)
@@ -54,12 +51,10 @@ def _report(campaign: str, home: Home) -> FairnessReport:
         raise Trouble(f"CAMPAIGN: {campaign!r} is not the id of a campaign, cmp_<book>_…") from None
     settings = stores.load_settings(home)
     with stores.store(settings) as datastore, datastore.transaction() as cursor:
-        row: Any = figures.campaign(cursor, found.book, found.uuid)
-        if row is None:
-            raise Trouble(f"CAMPAIGN: there is no {campaign} in the campaign figures")
-        counts, edges = counted(cursor, found.uuid)
-    claim_from = datetime.fromisoformat(row.terms["claim_from"])
-    return report(campaign, POOL, claim_from, counts, edges)
+        report = report_on(cursor, found)
+    if report is None:
+        raise Trouble(f"CAMPAIGN: there is no {campaign} in the campaign figures")
+    return report
 
 
 def _show(report: FairnessReport, rows: int) -> None:

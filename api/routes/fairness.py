@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-from datetime import datetime
-from typing import Any, Final
+from typing import Final
 
 from fastapi import APIRouter, Request, Response
 
 from api import examples
 from api.errors import not_found
-from api.fairness import FairnessReport, counted, report
+from api.fairness import FairnessReport, report_on
 from api.routes.ordinary import CampaignId
 from api.routes.reading import Staff, as_json, public_id_of, read_docs, shown
-from campaigns.campaign import POOL
 from campaigns.replies import CAMPAIGN_PREFIX
-from projections import campaign_figures as figures
 from projections.campaign_figures import CAMPAIGN_FIGURES
 
 router: Final = APIRouter(tags=["campaigns"])
@@ -34,14 +31,7 @@ async def get_fairness(request: Request, campaign: CampaignId, _caller: Staff) -
     found = public_id_of(request, campaign, CAMPAIGN_PREFIX)
     service = await shown(request, CAMPAIGN_FIGURES)
 
-    def find(cursor: Any) -> Any:
-        row = figures.campaign(cursor, found.book, found.uuid)
-        if row is None:
-            return None
-        return row.terms["claim_from"], *counted(cursor, found.uuid)
-
-    row = await service.read(find)
-    if row is None:
+    told = await service.read(lambda cursor: report_on(cursor, found))
+    if told is None:
         raise not_found()
-    claim_from, counts, edges = row
-    return as_json(report(campaign, POOL, datetime.fromisoformat(claim_from), counts, edges))
+    return as_json(told)
