@@ -41,7 +41,7 @@ from campaigns.accounting import check_postings
 from campaigns.event_types import MAPPER
 from campaigns.freeing import Freeing
 from campaigns.waiting import WaitingRoom
-from ledger import safety
+from ledger import migrations, safety
 from ledger.books import Book
 from ledger.commit import GroupCommit, Limits
 from ledger.datastore import Datastore
@@ -54,6 +54,9 @@ PASS_S: Final = 60
 """How long after one's turn in a waiting room one may claim."""
 WATCH_S: Final = 1.0
 """How often the gauges are brought up to date."""
+
+MIGRATED: Final = ("ledger", "projections", "api")
+"""Packages with tables that a server works on."""
 
 READERS_PER_CONNECTION: Final = 8
 """Reads that may wait for one database connection before further ones are refused."""
@@ -342,9 +345,13 @@ class Service:
         return any(found in network for network in self.settings.admin_networks)
 
     def check_database(self) -> None:
-        """Refuse a database that is unsafe, or that was made for other settings than ours."""
+        """Refuse a database that is unsafe, of an older shape, or begun with other settings."""
         with self.datastore.transaction() as cursor:
             safety.require_safe(cursor)
+            missing = migrations.missing(cursor, MIGRATED)
+            if missing:
+                what = ", ".join(missing)
+                raise Misconfigured(f"the database lacks {what}: run `tidebook migrate`")
             key = self.settings.pseudonym_secret()
             mark = hmac.digest(key, b"tidebook pseudonym key", "sha256").hex()[:16]
             self._require_mark(cursor, "pseudonym_key", mark, "TIDEBOOK_PSEUDONYM_KEY")

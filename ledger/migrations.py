@@ -7,7 +7,7 @@ file is refused instead of half-believed. Two processes that start together take
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from importlib.resources import files
 from importlib.resources.abc import Traversable
@@ -64,6 +64,22 @@ def migrate(url: str, package: str = "ledger") -> list[str]:
         for migration in fresh:
             _apply(connection, migration)
     return [m.name for m in fresh]
+
+
+def missing(cursor: Any, packages: Iterable[str]) -> list[str]:
+    """Return what is not applied of the packages' migrations, as `package 0001_name`.
+
+    `cursor` may be the application's: a server looks before it serves, and applies nothing. A
+    database that is ahead of this program is none of its business here.
+    """
+    cursor.execute("SELECT package, number FROM tidebook.schema_migration")
+    applied = set(cursor.fetchall())
+    return [
+        f"{one.package} {one.name}"
+        for package in packages
+        for one in read_migrations(package)
+        if (one.package, one.number) not in applied
+    ]
 
 
 def read_migrations(package: str) -> list[Migration]:

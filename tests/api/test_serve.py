@@ -19,6 +19,8 @@ import pytest
 
 from api.embedded import EmbeddedPostgres
 from api.exchange import SECURITY_HEADERS
+from ledger.migrations import migrate
+from projections import migrations as projections
 from tests.api.served import Server
 
 
@@ -162,6 +164,19 @@ def test_a_database_that_was_not_migrated_is_named(
     server = start(answers=False, url=empty_database_url)
     assert server.process.wait(60) == 1
     assert "tidebook migrate" in server.log.read_text()
+
+
+def test_a_database_without_the_servers_own_tables_is_refused(
+    start: Callable[..., Server], empty_database_url: str
+) -> None:
+    """The book alone is not enough: whoever has no table of ended sessions must not serve."""
+    migrate(empty_database_url)
+    projections.migrate(empty_database_url)
+    server = start(answers=False, url=empty_database_url)
+    assert server.process.wait(60) == 1
+    [line] = server.log.read_text().splitlines()
+    assert "the database lacks api 0001_revocation" in line
+    assert "run `tidebook migrate`" in line
 
 
 def test_an_unsafe_database_is_refused(
