@@ -1,7 +1,7 @@
 """A packet's life: claimed, spent payment by payment, refunded, and ended for good.
 
-A packet's stream is the id that a coupon of the same campaign, person and ordinal would have, so
-that a second claim cannot be written. A balance is never stored: it is what the events add up to.
+A packet's stream is the id that a coupon of the same campaign, person and ordinal would have (of the
+same group and person, if it is a share of a group packet), so that a second claim cannot be written. A balance is never stored: it is what the events add up to.
 """
 
 from __future__ import annotations
@@ -32,7 +32,8 @@ REFUNDS_MAX: Final = 50
 class PacketClaimed(Event, frozen=True, kw_only=True):
     """A person took a packet; its amount is the person's to spend. Carries the terms that bind it.
 
-    `award` is its place, from 1, in the order in which a campaign's tiers or shares are given.
+    `award` is its place, from 1, in the order in which a campaign's tiers or shares are given. A
+    share of a group packet names its `group`, whose money it is; the id is made of that group.
     """
 
     TOPIC: ClassVar[str] = "packet.claimed"
@@ -45,6 +46,7 @@ class PacketClaimed(Event, frozen=True, kw_only=True):
     valid_from: datetime
     valid_until: datetime
     award: int | UnsetType = UNSET
+    group: UUID | UnsetType = UNSET
 
 
 class PacketPaid(Event, frozen=True, kw_only=True):
