@@ -1,7 +1,8 @@
 """A packet's life: claimed, spent payment by payment, refunded, and ended for good.
 
-A packet's stream is the id that a coupon of the same campaign, person and ordinal would have (of the
-same group and person, if it is a share of a group packet), so that a second claim cannot be written. A balance is never stored: it is what the events add up to.
+A packet's stream is the id that a coupon of the same campaign, person and ordinal would have (of
+the same group and person, if it is a share of a group packet), so that a second claim cannot be
+written. A balance is never stored: it is what the events add up to.
 """
 
 from __future__ import annotations
