@@ -69,6 +69,38 @@ PRECEDENCE: Final[dict[str, tuple[str, ...]]] = {
     "close_intake": ("not_found", "wrong_state", "still_entering"),
     "draw": ("not_found", "wrong_state", "other_seed"),
     "give_drawn": ("not_found", "wrong_state", "already_claimed", "not_drawn"),
+    "propose_filling": ("not_found", "wrong_state", "no_purses", "own_purse", "unit_mismatch"),
+    "approve_filling": (
+        "not_found",
+        "wrong_state",
+        "no_filling_proposed",
+        "self_approval",
+        "own_purse",
+        "unit_mismatch",
+        "filling_changed",
+        "budget_exhausted",
+    ),
+    "empty_purse": ("not_found", "purse_empty"),
+    "sweep_purse": ("not_found", "still_sending", "purse_empty"),
+    "send_group": (
+        "not_found",
+        "not_open",
+        "unit_mismatch",
+        "purse_short",
+        "sold_out",
+        "other_seed",
+    ),
+    "take_share": (
+        "not_found",
+        "own_group",
+        "not_a_member",
+        "already_taken",
+        "group_empty",
+        "group_over",
+        "not_open",
+        "other_seed",
+    ),
+    "return_group": ("not_found", "group_closed", "still_open", "other_seed"),
 }
 """Command → its refusal codes, the first that applies is answered."""
 
