@@ -22,7 +22,7 @@ from redis.exceptions import RedisError
 from api.confirming import Confirmer
 from api.settings import Settings
 from campaigns.admission import Standing
-from campaigns.campaign import CAMPAIGN_FOLD, Campaign
+from campaigns.campaign import CAMPAIGN_FOLD, POOL, Campaign
 from campaigns.event_types import MAPPER
 from campaigns.freeing import Freeing
 from campaigns.gate import Door, Gate, GateSettings, PoolKey, Rate, facts_as_text
@@ -30,6 +30,7 @@ from campaigns.wire import Away, Wire, wire_to
 from ledger.datastore import Datastore
 from ledger.glance import Glance, connect, glance
 from ledger.history import History
+from projections.campaign_figures import beginning
 
 log = logging.getLogger(__name__)
 
@@ -48,6 +49,15 @@ IDLE_S: Final = 60.0
 REBUILD_EVERY_S: Final = 0.5
 """Least time between two rebuilds of one pool."""
 
+AHEAD_S: Final = 60.0
+"""How long before its claims begin a campaign is built at the gate: nobody finds it cold."""
+
+LOOK_AHEAD_EVERY_S: Final = 10.0
+"""How often campaigns are looked for whose claims are about to begin."""
+
+HOLD_S: Final = 1.0
+"""How long claims wait for the gate of their campaign to be built: time enough for two tries."""
+
 TROUBLE: Final = (
     Away,
     RedisError,
@@ -60,6 +70,8 @@ TROUBLE: Final = (
 
 Jobs = dict[str, list[tuple[Door, str]]]
 """Per book the doors to compare with the store, and how: `load`, `restart` or `sweep`."""
+
+_THOROUGHNESS: Final = {"sweep": 0, "load": 1, "restart": 2}
 
 
 class Sums(NamedTuple):
@@ -81,6 +93,7 @@ def gate_settings(settings: Settings) -> GateSettings:
         persons_s=settings.gate_persons_s,
         sold_out_ms=round(settings.gate_sold_out_s * 1000),
         pools_max=settings.gate_campaigns_max,
+        hold_s=HOLD_S,
     )
 
 
@@ -144,6 +157,7 @@ class Gatekeeper:
         self._tasks = [
             self._loop.create_task(self._keep_beating()),
             self._loop.create_task(self._keep_building()),
+            self._loop.create_task(self._keep_looking_ahead()),
         ]
 
     async def close(self) -> None:
@@ -158,6 +172,13 @@ class Gatekeeper:
 
     # --- what others ask for ------------------------------------------------------------------
 
+    async def look_ahead(self) -> None:
+        """Build what is about to begin; which campaigns these are, a projection hints."""
+        for book, campaign in await asyncio.to_thread(self._beginning):
+            door = self.gate.door(book, campaign, POOL)
+            if not door.epoch:
+                self._want(door.key, "sweep")
+
     def unknown(self, door: Door, *, broken: bool) -> None:
         """The gate knows nothing of a pool, or an older state, or what it has is broken."""
         self._want(door.key, "restart" if broken else "load")
@@ -171,11 +192,19 @@ class Gatekeeper:
         return self._campaigns.get(campaign)
 
     def _want(self, pool: PoolKey, how: str) -> None:
-        if pool not in self._wanted or how == "restart":
+        if _THOROUGHNESS[how] > _THOROUGHNESS.get(self._wanted.get(pool, ""), -1):
             self._wanted[pool] = how
             self._wake.set()
 
-    # --- the two tasks ------------------------------------------------------------------------
+    # --- the tasks ----------------------------------------------------------------------------
+
+    async def _keep_looking_ahead(self) -> None:
+        while True:
+            try:
+                await self.look_ahead()
+            except TROUBLE as error:
+                log.info("nothing is known of what begins: %s", type(error).__name__)
+            await asyncio.sleep(LOOK_AHEAD_EVERY_S)
 
     async def _keep_beating(self) -> None:
         beats = 0
@@ -229,6 +258,8 @@ class Gatekeeper:
                     await self._compare(book, doors)
                 except TROUBLE as error:
                     log.warning("the gate of %s is not brought up to date: %s", book, error)
+                    for door, _ in doors:
+                        self.gate.not_built(door)
             if later:
                 self._loop.call_later(REBUILD_EVERY_S / 5, self._wake.set)
 
@@ -247,7 +278,9 @@ class Gatekeeper:
     async def _compare(self, book: str, jobs: Sequence[tuple[Door, str]]) -> None:
         seen = await asyncio.to_thread(self._look, book, [door.key for door, _ in jobs])
         for (door, how), standing in zip(jobs, seen, strict=True):
-            if standing is not None:
+            if standing is None:
+                self.gate.not_built(door)
+            else:
                 await self._rule(door, how, standing)
 
     async def _rule(self, door: Door, how: str, standing: Standing) -> None:
@@ -274,13 +307,13 @@ class Gatekeeper:
                 *standing.waiting_room,
             ),
         )
-        if ruled < epoch:
+        if ruled < max(epoch, 1):
             self._want(door.key, "load")
-        elif ruled > epoch:
-            door.epoch = ruled  # another worker was faster
-        else:
-            door.epoch = epoch
+            return
+        if ruled == epoch:
             self._note(how, abs(after - before))
+        door.epoch = ruled  # perhaps another worker was faster
+        self.gate.built(door)
 
     def _note(self, how: str, corrected: int) -> None:
         sums = self.sums
@@ -290,6 +323,10 @@ class Gatekeeper:
             self.sums = sums._replace(loads=sums.loads + 1)
 
     # --- in a thread: what the store says -----------------------------------------------------
+
+    def _beginning(self) -> list[tuple[str, UUID]]:
+        with self._datastore.transaction() as cursor:
+            return beginning(cursor, AHEAD_S, self.gate.settings.pools_max // 2)
 
     def _look(self, book: str, pools: list[PoolKey]) -> list[Standing | None]:
         """Return how pools stand, all at one moment; None for what cannot be claimed from yet."""

@@ -136,6 +136,10 @@ class GateSettings(NamedTuple):
     """How long «sold out» is believed when nobody renews it."""
     pools_max: int = 1_024
     """Pools that one worker keeps up; beyond it the one that was idle longest falls out."""
+    hold_s: float = 0.0
+    """How long those wait who knock at a pool that is being built; 0: they are sent on at once."""
+    held_max: int = 10_000
+    """How many wait so at one pool; further ones are sent on at once."""
 
     @property
     def slice_s(self) -> int:
@@ -165,7 +169,10 @@ class Keeper(Protocol):
     """Whoever brings the gate up to date from the store."""
 
     def unknown(self, door: Door, *, broken: bool) -> None:
-        """The gate knows nothing of a pool, or an older state, or what it has is `broken`."""
+        """The gate knows nothing of a pool, or an older state, or what it has is `broken`.
+
+        Those who knocked may be held, so `Gate.built` or `Gate.not_built` is called soon.
+        """
         ...
 
 
@@ -177,11 +184,13 @@ class Door:
         "book",
         "campaign",
         "epoch",
+        "held",
         "in_flight",
         "knocks",
         "limit",
         "older",
         "out",
+        "patient",
         "pool",
         "queued",
         "settles",
@@ -203,6 +212,11 @@ class Door:
         """Requests that were admitted and not settled, with the epoch of their admission."""
         self.older: dict[bytes, int] = {}
         self.out = False
+        """Whether nothing may be sent now: a call is out, or its knocks are held."""
+        self.held: asyncio.TimerHandle | None = None
+        """Ends the holding; None while nobody is held."""
+        self.patient = True
+        """Whether anybody may be held: once, until the gate has known the pool again."""
         self.queued = False
         self.asked_at = 0.0
 
@@ -304,6 +318,8 @@ class Gate:
         """Let go of Valkey; whoever still waits hears «unsure»."""
         if self._wire is not None:
             await self._wire.close()
+        for door in self.doors.values():
+            self.not_built(door)
         await asyncio.sleep(0)
 
     @property
@@ -318,6 +334,9 @@ class Gate:
         door = self.doors.get((knock.campaign, knock.pool))
         if door is None:
             door = self._open(knock.book, knock.campaign, knock.pool)
+        if door.held is not None and len(door.knocks) >= self.settings.held_max:
+            self._loop.call_soon(self._hear_nothing, [(knock, heard)])
+            return
         door.knocks.append((knock, heard))
         if not door.queued:
             self._queue(door)
@@ -397,6 +416,18 @@ class Gate:
     def unknown(self, door: Door) -> None:
         """Have the gate built from the store: it knows nothing of a pool."""
         self._ask_keeper(door, broken=False)
+
+    def built(self, door: Door) -> None:
+        """Ask again for those who are held: the gate has been told of the pool."""
+        if door.held is not None:
+            self._end_holding(door)
+
+    def not_built(self, door: Door) -> None:
+        """Send those on who are held: the gate cannot be told of the pool now."""
+        if door.held is not None:
+            held, door.knocks = door.knocks, []
+            self._end_holding(door)
+            self._hear_nothing(held)
 
     def shut(self, door: Door) -> None:
         """Forget a door that nobody knocks at."""
@@ -496,16 +527,45 @@ class Gate:
             self._hear_nothing(batch)
         except Exception as error:  # noqa: BLE001 - whatever it is, the store can be asked
             log.warning("the gate gave no answer: %s", error)
-            self._hear_nothing(batch)
-            self._ask_keeper(door, broken=not _is_passing(error))
-        else:
-            if reply[0] == 0 or reply[0] < door.epoch:  # it knows nothing, or has fallen back
+            if _is_passing(error):
                 self._hear_nothing(batch)
                 self._ask_keeper(door, broken=False)
             else:
+                self._hold(door, batch, broken=True)
+        else:
+            if reply[0] == 0 or reply[0] < door.epoch:  # it knows nothing, or has fallen back
+                self._hold(door, batch, broken=False)
+            else:
+                door.patient = True
                 self._tell(door, batch, reply)
-        if door.queued or door.knocks or door.settles:
+        self._go_on(door)
+
+    def _go_on(self, door: Door) -> None:
+        if door.held is None and (door.queued or door.knocks or door.settles):
             self._queue(door)
+
+    def _hold(self, door: Door, batch: list[tuple[Knock, Heard]], *, broken: bool) -> None:
+        """Let those wait whom nothing can be said while the keeper builds the gate.
+
+        They wait in order, with all who come meanwhile, for a bounded time and in bounded number.
+        Who is held in vain is unsure, and nobody is held again until the gate knew the pool.
+        """
+        waiting = len(batch) + len(door.knocks)
+        if batch and door.patient and self.keeper and 0 < waiting <= self.settings.held_max:
+            hold_s = self.settings.hold_s
+            if hold_s > 0:
+                door.knocks = batch + door.knocks
+                door.out, door.patient = True, False
+                door.held = self._loop.call_later(hold_s, self.not_built, door)
+                batch = []
+        self._hear_nothing(batch)
+        self._ask_keeper(door, broken=broken)
+
+    def _end_holding(self, door: Door) -> None:
+        assert door.held is not None
+        door.held.cancel()
+        door.held, door.out = None, False
+        self._go_on(door)
 
     def _tell(self, door: Door, batch: list[tuple[Knock, Heard]], reply: _Reply) -> None:
         epoch, letters, waits, sold, limit = reply

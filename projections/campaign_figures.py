@@ -461,6 +461,14 @@ ORDER BY drafted_at DESC, book DESC, campaign DESC
 LIMIT %(limit)s
 """  # noqa: S608 - names of columns
 
+_BEGINNING: Final = """
+SELECT book, campaign FROM rm_campaign_figures.campaign
+WHERE state = 'open'
+    AND abs(extract(epoch FROM (terms->>'claim_from')::timestamptz - now())) <= %s
+ORDER BY (terms->>'claim_from')::timestamptz, book, campaign
+LIMIT %s
+"""
+
 
 def campaign(curs: Any, book: str, campaign_uuid: UUID) -> CampaignFigures | None:
     """Return one campaign, or None."""
@@ -489,6 +497,12 @@ def campaigns(
         },
     )
     return [CampaignFigures._make(row) for row in curs.fetchall()]
+
+
+def beginning(curs: Any, around_s: float, limit: int) -> list[tuple[str, UUID]]:
+    """Return the open campaigns whose claims begin about now, with their books."""
+    curs.execute(_BEGINNING, (around_s, limit))
+    return [(book, found) for book, found in curs.fetchall()]
 
 
 def cursor_of(figures: CampaignFigures) -> CampaignCursor:

@@ -7,7 +7,7 @@ import json
 import socketserver
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -533,6 +533,102 @@ def test_facts_that_cannot_be_read_are_not_said(gatehouse: Gatehouse, client: An
         flag = b"\x93\x63\xa8sold_out" + bytes([0xA0 | len(text)]) + text
         client.set(f"{gatehouse.door.tag}s", flag, px=3_000)
         assert gatehouse.verdict(f"p{len(facts)}") is UNSURE
+
+
+# --- being held ----------------------------------------------------------------------------------
+
+PATIENT = GateSettings(hold_s=60)
+
+
+def _heard_after(gatehouse: Gatehouse, then: Callable[[], object], *people: str) -> list[Verdict]:
+    """Let people knock at a gate that knows nothing; return what they hear `then`, in order."""
+    heard: list[Verdict] = []
+    for person in people:
+        gatehouse.gate.ask(gatehouse.knock(person), lambda word: heard.append(word.verdict))
+    while not gatehouse.keeper.asked:
+        gatehouse.run(asyncio.sleep(0.001))
+    assert gatehouse.door.held
+    then()
+    while len(heard) < len(people):
+        gatehouse.run(asyncio.sleep(0.001))
+    return heard
+
+
+def test_who_is_held_is_asked_about_again_in_order(redis_url: str) -> None:
+    """The keeper has built the gate: the first ones get the tokens."""
+    with Gatehouse(redis_url, PATIENT) as gatehouse:
+
+        def is_built() -> None:
+            gatehouse.rule(free=2)
+            gatehouse.gate.built(gatehouse.door)
+
+        heard = _heard_after(gatehouse, is_built, "a", "b", "c")
+        assert heard == [ADMITTED, ADMITTED, UNSURE]
+        assert gatehouse.keeper.asked == [(gatehouse.door, False)]
+
+
+def test_who_is_held_in_vain_is_unsure(redis_url: str, client: Any) -> None:
+    """The keeper cannot build it; and until it is known again nobody else waits for it."""
+    with Gatehouse(redis_url, PATIENT) as gatehouse:
+        in_vain = _heard_after(gatehouse, lambda: gatehouse.gate.not_built(gatehouse.door), "a")
+        assert in_vain == [UNSURE]
+        assert gatehouse.verdicts("b", "c") == [UNSURE, UNSURE]
+        gatehouse.rule()
+        assert gatehouse.verdict("d") is ADMITTED
+        client.flushall()
+        gatehouse.keeper.asked.clear()
+
+        def is_built() -> None:
+            gatehouse.rule(epoch=9)
+            gatehouse.gate.built(gatehouse.door)
+
+        assert _heard_after(gatehouse, is_built, "e") == [ADMITTED]
+
+
+def test_a_gate_that_was_told_and_still_knows_nothing_is_unsure(redis_url: str) -> None:
+    """Nobody waits twice."""
+    with Gatehouse(redis_url, PATIENT) as gatehouse:
+        heard = _heard_after(gatehouse, lambda: gatehouse.gate.built(gatehouse.door), "a", "b")
+        assert heard == [UNSURE, UNSURE]
+
+
+def test_holding_has_an_end_and_a_bound(redis_url: str) -> None:
+    """So long, and so many; who is one too many hears at once, as before."""
+    settings = GateSettings(hold_s=0.1, held_max=2)
+    with Gatehouse(redis_url, settings) as gatehouse:
+        assert gatehouse.verdicts("a", "b", "c") == [UNSURE] * 3
+        gatehouse.keeper.asked.clear()
+        heard = _heard_after(
+            gatehouse, lambda: gatehouse.gate.ask(gatehouse.knock("x"), print), "a"
+        )
+        assert heard == [UNSURE]
+    with Gatehouse(redis_url, settings._replace(hold_s=60)) as gatehouse:
+        late: list[Verdict] = []
+
+        def one_too_many() -> None:
+            for person in "bc":
+                knock = gatehouse.knock(person)
+                gatehouse.gate.ask(knock, lambda word: late.append(word.verdict))
+            gatehouse.run(asyncio.sleep(0.01))
+            assert late == [UNSURE]
+            gatehouse.gate.not_built(gatehouse.door)
+
+        assert _heard_after(gatehouse, one_too_many, "a") == [UNSURE]
+        assert late == [UNSURE, UNSURE]
+
+
+def test_nobody_is_held_by_a_gate_that_closes_or_goes_away(redis_url: str, tmp_path: Path) -> None:
+    """They hear «unsure», every one of them."""
+    with Gatehouse(redis_url, PATIENT) as gatehouse:
+        closes = _heard_after(gatehouse, lambda: gatehouse.run(gatehouse.gate.close()), "a", "b")
+        assert closes == [UNSURE, UNSURE]
+    with Valkey(tmp_path) as server, Gatehouse(server.url, PATIENT, timeout_s=0.2) as gatehouse:
+
+        def is_killed() -> None:
+            server.kill()
+            gatehouse.gate.built(gatehouse.door)
+
+        assert _heard_after(gatehouse, is_killed, "a", "b") == [UNSURE, UNSURE]
 
 
 # --- a cluster ------------------------------------------------------------------------------------
