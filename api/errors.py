@@ -365,6 +365,92 @@ TABLE: Final[tuple[Trouble, ...]] = (
         "The coupon is still valid",
         "The coupon's validity ends at `valid_until`.",
     ),
+    # --- the rules of group packets -----------------------------------------------------------
+    Trouble(
+        "no_purses",
+        409,
+        "The campaign has no purses",
+        "Only a campaign of packets fills purses, and only where its money is not promised to "
+        "tiers, a split sum or a draw.",
+    ),
+    Trouble(
+        "own_purse",
+        403,
+        "The purse would be your own",
+        "Nobody proposes or approves money for a purse of theirs.",
+    ),
+    Trouble(
+        "no_filling_proposed",
+        409,
+        "Nothing is proposed for the purse",
+        "There is no amount that waits for approval.",
+    ),
+    Trouble(
+        "filling_changed",
+        409,
+        "The proposal is another one",
+        "What was proposed for the purse meanwhile is `amount_minor`.",
+    ),
+    Trouble(
+        "purse_short",
+        409,
+        "There is not enough in the purse",
+        "The purse has `balance_minor`, and more cannot be sent.",
+    ),
+    Trouble(
+        "purse_empty",
+        409,
+        "The purse is empty",
+        "There is nothing in it to give back.",
+    ),
+    Trouble(
+        "still_sending",
+        409,
+        "The purse can still be sent from",
+        "Until `ends_at`, the end of the claim window, the person may send what is in it.",
+    ),
+    Trouble(
+        "own_group",
+        403,
+        "You sent this group packet",
+        "Its sender takes no share of it; the sender can allow that when sending.",
+    ),
+    Trouble(
+        "not_a_member",
+        403,
+        "This group packet is for others",
+        "Its sender named who may take a share, and you are not among them.",
+    ),
+    Trouble(
+        "already_taken",
+        409,
+        "You have a share already",
+        "A person takes one share of a group packet; `share` is the one that you have.",
+    ),
+    Trouble(
+        "group_empty",
+        409,
+        "All shares are taken",
+        "Each of the `shares` of this group packet has somebody.",
+    ),
+    Trouble(
+        "group_over",
+        409,
+        "The time is over",
+        "Shares could be taken until `until`; what is left goes back to the sender.",
+    ),
+    Trouble(
+        "group_closed",
+        409,
+        "The group packet is closed",
+        "All its shares are taken, or what was left has gone back to the sender.",
+    ),
+    Trouble(
+        "still_open",
+        409,
+        "Shares can still be taken",
+        "What is left goes back to the sender at `until`, not before.",
+    ),
     # --- the steps of a draw, asked for by the service itself ---------------------------------
     Trouble(
         "still_entering",
@@ -376,7 +462,8 @@ TABLE: Final[tuple[Trouble, ...]] = (
         "other_seed",
         409,
         "This is not the seed of this draw",
-        "The SHA-256 of the seed is not the `seed_commitment` that was published at the opening.",
+        "The SHA-256 of the seed is not the `seed_commitment` that was published before. The "
+        "service has another draw key than it had then.",
     ),
     # --- what happened to the store -----------------------------------------------------------
     Trouble(
