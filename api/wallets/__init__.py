@@ -1,0 +1,1 @@
+"""Digital wallets: the dispatcher of instructions, the HTTP adapter, and the reconciliation."""
