@@ -1,7 +1,9 @@
 """Where the money of each event goes: one pure function from event to balanced postings.
 
 Accounts: `sponsor:<id>` (the source; what it put in and has not got back), `campaign:<hex>` (the
-pot), `holder:<person>` (reserved for a held coupon), `merchant:<id>` (earned by redemptions).
+pot), `purse:<hex>` (to be sent to groups), `group:<hex>` (shares that nobody has taken),
+`holder:<person>` (reserved for held coupons), `packet:<hex>` (what is in a red packet),
+`merchant:<id>` (earned by redemptions and payments).
 Worked examples are in docs/money.md.
 """
 
@@ -11,7 +13,7 @@ from collections.abc import Callable
 from typing import Any, Final
 from uuid import UUID
 
-from campaigns.campaign import BudgetReclaimed, CampaignFunded
+from campaigns.campaign import BudgetReclaimed, CampaignFunded, CampaignRolledOver
 from campaigns.coupon import (
     CouponClaimed,
     CouponExpired,
@@ -19,6 +21,14 @@ from campaigns.coupon import (
     CouponRedeemed,
     CouponRefunded,
     CouponVoided,
+)
+from campaigns.groups.purse import PurseEmptied, PurseFilled, PurseReturned, PurseSent
+from campaigns.packets.packet import (
+    PacketClaimed,
+    PacketExpired,
+    PacketPaid,
+    PacketRefunded,
+    PacketWalletClosed,
 )
 from ledger.events import Event
 from ledger.postings import Transfer, check_transfers, transfer
@@ -41,8 +51,23 @@ def holder_account(person: str) -> str:
     return f"holder:{person}"
 
 
+def purse_account(purse: UUID) -> str:
+    """What a person may still send to groups, of one campaign."""
+    return f"purse:{purse.hex}"
+
+
+def group_account(group: UUID) -> str:
+    """What was sent to a group and nobody has taken."""
+    return f"group:{group.hex}"
+
+
+def packet_account(packet: UUID) -> str:
+    """What is in one red packet: its balance."""
+    return f"packet:{packet.hex}"
+
+
 def merchant_account(merchant: str) -> str:
-    """What a merchant earned by redemptions and has not been paid yet."""
+    """What a merchant earned by redemptions and payments and has not been paid out yet."""
     return f"merchant:{merchant}"
 
 
@@ -103,9 +128,90 @@ def _refunded(event: CouponRefunded) -> Postings:
 
 
 def _returned(event: CouponReclaimed | CouponExpired | CouponVoided) -> Postings:
-    pot = campaign_account(event.campaign)
-    target = pot if event.to == "campaign" else sponsor_account(event.sponsor)
+    target = _returns(event.campaign, event.to, event.sponsor)
     return transfer(holder_account(event.person), target, event.amount_minor, event.currency)
+
+
+def _rolled_over(event: CampaignRolledOver) -> Postings:
+    return transfer(
+        campaign_account(event.originator_id),
+        campaign_account(event.into),
+        event.amount_minor,
+        event.currency,
+    )
+
+
+def _packet_claimed(event: PacketClaimed) -> Postings:
+    """A share of a group packet comes from the group, any other packet from the pot."""
+    group = event.group
+    return transfer(
+        group_account(group) if isinstance(group, UUID) else campaign_account(event.campaign),
+        packet_account(event.originator_id),
+        event.amount_minor,
+        event.currency,
+    )
+
+
+def _packet_paid(event: PacketPaid) -> Postings:
+    """The payer's own money was never in the ledger and is not posted."""
+    return transfer(
+        packet_account(event.originator_id),
+        merchant_account(event.merchant),
+        event.amount_minor,
+        event.currency,
+    )
+
+
+def _packet_refunded(event: PacketRefunded) -> Postings:
+    merchant = merchant_account(event.merchant)
+    packet = packet_account(event.originator_id)
+    target = _returns(event.campaign, event.to, event.sponsor)
+    return (
+        *transfer(merchant, packet, event.to_packet_minor, event.currency),
+        *transfer(merchant, target, event.reclaimed_minor, event.currency),
+    )
+
+
+def _packet_ended(event: PacketExpired | PacketWalletClosed) -> Postings:
+    target = _returns(event.campaign, event.to, event.sponsor)
+    packet = packet_account(event.originator_id)
+    return transfer(packet, target, event.amount_minor, event.currency)
+
+
+def _purse_filled(event: PurseFilled) -> Postings:
+    return transfer(
+        campaign_account(event.campaign),
+        purse_account(event.originator_id),
+        event.amount_minor,
+        event.currency,
+    )
+
+
+def _purse_sent(event: PurseSent) -> Postings:
+    return transfer(
+        purse_account(event.originator_id),
+        group_account(event.group),
+        event.amount_minor,
+        event.currency,
+    )
+
+
+def _purse_returned(event: PurseReturned) -> Postings:
+    return transfer(
+        group_account(event.group),
+        purse_account(event.originator_id),
+        event.amount_minor,
+        event.currency,
+    )
+
+
+def _purse_emptied(event: PurseEmptied) -> Postings:
+    target = _returns(event.campaign, event.to, event.sponsor)
+    return transfer(purse_account(event.originator_id), target, event.amount_minor, event.currency)
+
+
+def _returns(campaign: UUID, to: str | None, sponsor: str) -> str:
+    return campaign_account(campaign) if to == "campaign" else sponsor_account(sponsor)
 
 
 _RULES: Final[dict[type[Event], Callable[[Any], Postings]]] = {
@@ -117,4 +223,14 @@ _RULES: Final[dict[type[Event], Callable[[Any], Postings]]] = {
     CouponReclaimed: _returned,
     CouponExpired: _returned,
     CouponVoided: _returned,
+    CampaignRolledOver: _rolled_over,
+    PacketClaimed: _packet_claimed,
+    PacketPaid: _packet_paid,
+    PacketRefunded: _packet_refunded,
+    PacketExpired: _packet_ended,
+    PacketWalletClosed: _packet_ended,
+    PurseFilled: _purse_filled,
+    PurseSent: _purse_sent,
+    PurseReturned: _purse_returned,
+    PurseEmptied: _purse_emptied,
 }

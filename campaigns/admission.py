@@ -13,9 +13,9 @@ from typing import Final, NamedTuple
 from campaigns.campaign import Campaign
 from campaigns.coupon import coupon_id
 from campaigns.gate import Facts, Knock, Verdict, Word
-from campaigns.replies import COUPON_PREFIX
+from campaigns.replies import holding_name
 from ledger.appending import Capacity
-from ledger.books import Book, PublicId
+from ledger.books import Book
 
 PLENTY: Final = 10**9
 """Tokens of a pool whose stock is not taken by claims: entries to a lottery."""
@@ -71,8 +71,8 @@ class Standing(NamedTuple):
             return None
         if has_all and terms.per_person_limit == 1:
             first = coupon_id(self.campaign.id, knock.person, 1)
-            coupon = str(PublicId(COUPON_PREFIX, Book(knock.book), first))
-            return self._refusal(Verdict.CLAIMED, "already_claimed", (("coupon", coupon),))
+            name = holding_name(Book(knock.book), terms, first)
+            return self._refusal(Verdict.CLAIMED, "already_claimed", (name,))
         if has_all:
             facts = (("per_person_limit", terms.per_person_limit),)
             return self._refusal(Verdict.CLAIMED, "limit_reached", facts)

@@ -14,9 +14,11 @@ import msgspec
 from msgspec import UNSET, UnsetType
 from msgspec.structs import replace
 
+from campaigns.packets.terms import PacketTerms
 from ledger.events import Event
 
 CouponKind = Literal["fixed", "threshold"]
+Kind = Literal[CouponKind, "packet"]
 State = Literal["draft", "funded", "open", "paused", "closed"]
 
 PER_PERSON_MAX = 20
@@ -27,6 +29,12 @@ POOL = "all"
 
 DRAW_POOL = "draw"
 """Beside it, what a lottery has drawn: as many coupons to give, once each, as there are winners."""
+
+SPLIT_POOL = "split"
+"""Beside it, the sum that is split among packets, and what was given of it."""
+
+TIER_POOL = "tier"
+"""Beside it, followed by a number from 1: a tier's packets, and how many of them were given."""
 
 
 IntakeKind = Literal["first_come", "waiting_room", "lottery"]
@@ -45,13 +53,15 @@ def _any_merchant() -> list[str] | None:
 
 
 class Terms(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """What a coupon of a campaign is and who may have it. Instants in UTC, windows half-open.
+    """What a coupon or packet of a campaign is and who may have it.
+
+    Instants in UTC, windows half-open. Of packets, `face_minor` is the least that one can hold.
 
     The bytes of drafted campaigns are final: a later field with a plain default is left out where
     it says nothing, while the older ones (those with a factory) are always written.
     """
 
-    kind: CouponKind
+    kind: Kind
     face_minor: int
     threshold_minor: int
     currency: str
@@ -64,6 +74,7 @@ class Terms(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     merchants: list[str] | None = msgspec.field(default_factory=_any_merchant)
     restock: bool = msgspec.field(default_factory=bool)
     intake: Intake | None = None
+    packet: PacketTerms | None = None
 
 
 class CampaignDrafted(Event, frozen=True, kw_only=True):
@@ -99,10 +110,14 @@ class CampaignFunded(Event, frozen=True, kw_only=True):
 
 
 class CampaignOpened(Event, frozen=True, kw_only=True):
-    """Coupons can be claimed while the claim window is open. A lottery commits to its seed."""
+    """Coupons can be claimed while the claim window is open.
+
+    A lottery commits to its seed, and so do packets of tiers or of a split sum.
+    """
 
     TOPIC: ClassVar[str] = "campaign.opened"
     seed_commitment: str | UnsetType = UNSET
+    split_commitment: str | UnsetType = UNSET
 
 
 class CampaignPaused(Event, frozen=True, kw_only=True):
@@ -152,6 +167,34 @@ class BudgetReclaimed(Event, frozen=True, kw_only=True):
     sponsor: str
 
 
+class CampaignRolledOver(Event, frozen=True, kw_only=True):
+    """What packets left in the pot of a closed campaign went into the next round's pot."""
+
+    TOPIC: ClassVar[str] = "campaign.rolled_over"
+    amount_minor: int
+    currency: str
+    into: UUID
+
+
+class CampaignRolledIn(Event, frozen=True, kw_only=True):
+    """Money of the round before is in the pot; the other campaign's event has moved it.
+
+    A proposal of funds that waited is void: it was made on other values.
+    """
+
+    TOPIC: ClassVar[str] = "campaign.rolled_in"
+    amount_minor: int
+    currency: str
+    from_campaign: UUID
+
+
+class CampaignSplitShown(Event, frozen=True, kw_only=True):
+    """Nobody can claim a packet any more, and the seed is shown that says what each one holds."""
+
+    TOPIC: ClassVar[str] = "campaign.split_shown"
+    seed: str
+
+
 CAMPAIGN_EVENTS: tuple[type[Event], ...] = (
     CampaignDrafted,
     FundingProposed,
@@ -163,6 +206,9 @@ CAMPAIGN_EVENTS: tuple[type[Event], ...] = (
     BudgetReclaimed,
     CampaignIntakeClosed,
     CampaignDrawn,
+    CampaignRolledOver,
+    CampaignRolledIn,
+    CampaignSplitShown,
 )
 
 
@@ -189,6 +235,14 @@ class Draw(msgspec.Struct, frozen=True, kw_only=True):
     threshold: str | None = None
 
 
+class SplitSeed(msgspec.Struct, frozen=True, kw_only=True):
+    """What decides what each packet holds: committed to at the opening, shown at the end."""
+
+    commitment: str
+    opening: int
+    seed: str | None = None
+
+
 class Campaign(msgspec.Struct, frozen=True, kw_only=True):
     """A campaign as its events made it."""
 
@@ -202,10 +256,17 @@ class Campaign(msgspec.Struct, frozen=True, kw_only=True):
     budget_minor: int = 0
     proposal: Proposal | None = None
     draw: Draw | None = None
+    split: SplitSeed | None = None
 
     @property
     def returns_to(self) -> Literal["campaign", "sponsor"]:
-        """Where the money of a coupon that comes back goes: to the pot while there is one."""
+        """Where money goes that comes back: a coupon's to the pot, while there is one.
+
+        A packet's goes to the sponsor at once, or waits in the pot for the next round.
+        """
+        packet = self.terms.packet
+        if packet is not None:
+            return "campaign" if packet.leftover == "next_round" else "sponsor"
         return "sponsor" if self.state == "closed" else "campaign"
 
 
@@ -245,17 +306,17 @@ class CampaignFold:
                     proposal=None,
                 )
             case CampaignOpened() | CampaignResumed():
-                draw = _draw_after(state.draw, event)
-                return replace(state, version=version, state="open", draw=draw)
-            case CampaignIntakeClosed() | CampaignDrawn():
-                return replace(state, version=version, draw=_draw_after(state.draw, event))
+                draw, split = _draw_after(state.draw, event), _split_after(state.split, event)
+                return replace(state, version=version, state="open", draw=draw, split=split)
+            case CampaignIntakeClosed() | CampaignDrawn() | CampaignSplitShown():
+                draw, split = _draw_after(state.draw, event), _split_after(state.split, event)
+                return replace(state, version=version, draw=draw, split=split)
             case CampaignPaused():
                 return replace(state, version=version, state="paused")
             case CampaignClosed():
                 return replace(state, version=version, state="closed", proposal=None)
-            case BudgetReclaimed():
-                left = state.budget_minor - event.amount_minor
-                return replace(state, version=version, budget_minor=left)
+            case BudgetReclaimed() | CampaignRolledOver() | CampaignRolledIn():
+                return _with_money(state, event)
             case _:
                 raise AssertionError(f"{event.TOPIC} is no event of a campaign")
 
@@ -277,6 +338,25 @@ def _draw_after(draw: Draw | None, event: Event) -> Draw | None:
             )
         case _:
             return draw
+
+
+def _with_money(state: Campaign, event: Any) -> Campaign:
+    """A proposal that was made on another budget is void."""
+    moved = event.amount_minor if isinstance(event, CampaignRolledIn) else -event.amount_minor
+    proposal = None if isinstance(event, CampaignRolledIn) else state.proposal
+    budget_minor = state.budget_minor + moved
+    version = event.originator_version
+    return replace(state, version=version, budget_minor=budget_minor, proposal=proposal)
+
+
+def _split_after(split: SplitSeed | None, event: Event) -> SplitSeed | None:
+    match event:
+        case CampaignOpened(split_commitment=str(commitment)):
+            return SplitSeed(commitment=commitment, opening=event.originator_version)
+        case CampaignSplitShown() if split is not None:
+            return replace(split, seed=event.seed)
+        case _:
+            return split
 
 
 CAMPAIGN_FOLD = CampaignFold()

@@ -45,6 +45,7 @@ from campaigns.coupon import (
     coupon_id,
 )
 from campaigns.granting import grant, told_again
+from campaigns.holding import holding_read
 from campaigns.intake import (
     commitment_of,
     draws_at,
@@ -54,6 +55,10 @@ from campaigns.intake import (
     seed_of,
     taken_from,
 )
+from campaigns.packets.granting import grant_packet
+from campaigns.packets.packet import PacketClaimed
+from campaigns.packets.sharing import DrawKey, is_seeded, next_packet, seeded_pools
+from campaigns.packets.terms import PacketTerms
 from campaigns.refusals import Refusal, RenderRefusal
 from campaigns.replies import (
     CAMPAIGN_PREFIX,
@@ -65,7 +70,9 @@ from campaigns.replies import (
     campaign_reply,
     coupon_reply,
     encode,
+    holding_name,
 )
+from campaigns.splitting import split_commitment, split_seed
 from ledger.appending import Capacity
 from ledger.books import Book, PublicId
 from ledger.commit import Further, Read, Request, Retell, Verdict, View
@@ -216,6 +223,7 @@ class DraftCampaign(Command):
 
     def decide(self, view: View, header: Header) -> Decision:
         """A campaign is drafted once for each idempotency key; the key's row answers a retry."""
+        self._require_fit_next_round(view)
         event = CampaignDrafted(
             **header.of(self.campaign, view.version(self.campaign) + 1),
             name=self.title,
@@ -223,6 +231,22 @@ class DraftCampaign(Command):
             terms=self.terms,
         )
         return _campaign_decision(self.book, "drafted", None, [event])
+
+    def _require_fit_next_round(self, view: View) -> None:
+        """Leftovers go to another campaign of the sponsor that can do something with them."""
+        packet = self.terms.packet
+        if packet is None or packet.next_round is None:
+            return
+        after = view.state(_campaign_read(packet.next_round))
+        if (
+            after is None
+            or after.id == self.campaign
+            or after.state == "closed"
+            or after.sponsor != self.sponsor
+            or after.terms.currency != self.terms.currency
+            or is_seeded(after.terms)
+        ):
+            raise Refusal("next_round_unfit")
 
 
 @dataclass(frozen=True, slots=True)
@@ -257,6 +281,8 @@ class ProposeFunding(CampaignCommand):
         campaign = _known(view, self.campaign)
         _require_state(campaign, "draft", "funded", "open", "paused")
         _require_unit(campaign, self.budget)
+        if campaign.terms.packet is not None:
+            _require_promised(campaign, campaign.terms.packet, self.quota, self.budget.amount_minor)
         if (self.from_quota, self.from_budget_minor) != (campaign.quota, campaign.budget_minor):
             raise Refusal("funding_stale", quota=campaign.quota, budget_minor=campaign.budget_minor)
         _require_covered(view, self.campaign, self.quota, self.budget.amount_minor)
@@ -314,11 +340,11 @@ class ApproveFunding(CampaignCommand):
 
 @dataclass(frozen=True, slots=True)
 class OpenCampaign(CampaignCommand):
-    """Let people claim, within the claim window. A lottery needs the ledger's draw key."""
+    """Let people claim, within the claim window. Where there is a lot, the draw key is needed."""
 
     name = "open"
 
-    draw_key: Callable[[], bytes] | None = field(default=None, repr=False)
+    draw_key: DrawKey | None = field(default=None, repr=False)
     """Gives the key; asked only where there is a seed to commit to."""
 
     def decide(self, view: View, header: Header) -> Decision:
@@ -332,7 +358,15 @@ class OpenCampaign(CampaignCommand):
             assert self.draw_key is not None, "a lottery opens with the ledger's draw key"
             seed = seed_of(self.draw_key(), campaign.id, campaign.version + 1)
             own["seed_commitment"] = commitment_of(seed)
-        return _campaign_decision(self.book, "opened", campaign, [CampaignOpened(**own)])
+        pools: Changes = ()
+        packet = campaign.terms.packet
+        if packet is not None and packet.is_seeded:
+            _require_promised(campaign, packet, campaign.quota, campaign.budget_minor)
+            assert self.draw_key is not None, "a split opens with the ledger's draw key"
+            seed = split_seed(self.draw_key(), campaign.id, campaign.version + 1)
+            own["split_commitment"] = split_commitment(seed)
+            pools = list(seeded_pools(campaign.id, packet))
+        return _campaign_decision(self.book, "opened", campaign, [CampaignOpened(**own)], pools)
 
 
 @dataclass(frozen=True, slots=True)
@@ -367,7 +401,10 @@ class ResumeCampaign(CampaignCommand):
 
 @dataclass(frozen=True, slots=True)
 class CloseCampaign(CampaignCommand):
-    """End the claims for good and give the rest of the pot back to the sponsor."""
+    """End the claims for good and give the rest of the pot back to the sponsor.
+
+    Where packets' leftovers go to a next round, the pot waits for `campaigns.packets.rolling`.
+    """
 
     name = "close"
 
@@ -381,6 +418,8 @@ class CloseCampaign(CampaignCommand):
             _require_drawn(view, campaign)
         capacity = view.capacity((self.campaign, POOL))
         left = capacity.budget_minor - capacity.granted_minor
+        if campaign.terms.packet is not None and campaign.terms.packet.leftover == "next_round":
+            left = 0
         events: list[Event] = [
             CampaignClosed(**header.of(campaign.id, campaign.version + 1), reason=self.reason)
         ]
@@ -403,13 +442,16 @@ class CloseCampaign(CampaignCommand):
 
 
 class ClaimCoupon(Command, msgspec.Struct, frozen=True, gc=False):
-    """Take a coupon of a campaign for a person."""
+    """Take a coupon or a packet of a campaign, whichever it gives, for a person."""
 
     name = "claim"
 
     book: Book
     campaign: UUID
     person: str
+    draw_key: DrawKey | None = None
+    """Gives the key; asked only where a packet's amount is drawn."""
+
     first: UUID = UUID(int=0)
     """The person's first coupon, which nearly every claim is about; made of the rest."""
 
@@ -418,7 +460,7 @@ class ClaimCoupon(Command, msgspec.Struct, frozen=True, gc=False):
 
     def reads(self) -> tuple[Read[Any], ...]:
         """The campaign and the person's first coupon; a further one is read when that is taken."""
-        return (_campaign_read(self.campaign), _coupon_read(self.first))
+        return (_campaign_read(self.campaign), holding_read(self.first))
 
     def pools(self) -> tuple[tuple[UUID, str], ...]:
         """The campaign's stock and budget."""
@@ -439,6 +481,9 @@ class ClaimCoupon(Command, msgspec.Struct, frozen=True, gc=False):
             raise Refusal("sold_out", quota=capacity.quota)
         if capacity.granted_minor + terms.face_minor > capacity.budget_minor:
             raise Refusal("budget_exhausted", budget_minor=capacity.budget_minor)
+        if terms.packet is not None:
+            assert version == 1, "nobody enters for a packet"
+            return self._packet(view, campaign, header, coupon, n)
         taken = (((self.campaign, POOL), Capacity(1, 0, terms.face_minor, 0)),)
         if version == 1:
             event, reply = grant(self.book, campaign, coupon, n, self.person, *header)
@@ -450,11 +495,19 @@ class ClaimCoupon(Command, msgspec.Struct, frozen=True, gc=False):
     ) -> Decision:
         """Who entered and was not drawn claims later; the reply tells of the entry as well."""
         event = CouponClaimed(**own, **taken_from(campaign, self.person))
-        entry = view.state(_coupon_read(event.originator_id))
+        entry = _coupon_at(view, event.originator_id)
         reply = coupon_reply(self.book, COUPON_FOLD.evolve(entry, event))
         return Decision("claimed", reply, [event], taken)
 
-    def retell(self, event: CouponClaimed) -> tuple[str, bytes]:
+    def _packet(
+        self, view: View, campaign: Campaign, header: Header, packet: UUID, n: int
+    ) -> Decision:
+        share, taken = next_packet(view, campaign, self.draw_key)
+        event, reply = grant_packet(self.book, campaign, packet, n, self.person, share, *header)
+        own = ((campaign.id, POOL), Capacity(1, 0, share.amount_minor, 0))
+        return Decision("claimed", reply, (event,), (own, *taken), own_record=True)
+
+    def retell(self, event: CouponClaimed | PacketClaimed) -> tuple[str, bytes]:
         """Tell a claim again from its event."""
         return told_again(self.book, event)
 
@@ -462,7 +515,7 @@ class ClaimCoupon(Command, msgspec.Struct, frozen=True, gc=False):
         """While a lottery is on, a claim is an entry; it takes no stock and moves no money."""
         given = Capacity() if draw.seed is None else view.capacity((campaign.id, DRAW_POOL))
         phase = phase_of(campaign, draw, given, view.now)
-        known = view.state(_coupon_read(self.first))
+        known = _coupon_at(view, self.first)
         if phase == "over" or (known is not None and known.state != "entered"):
             return None
         at = draws_at(campaign.terms)
@@ -485,15 +538,15 @@ class ClaimCoupon(Command, msgspec.Struct, frozen=True, gc=False):
             if version == 0 or (version == 1 and self._is_entry(view, campaign, coupon)):
                 return n, coupon, version + 1
         if limit == 1:
-            first = PublicId(COUPON_PREFIX, self.book, self.first)
-            raise Refusal("already_claimed", coupon=str(first))
+            kind, name = holding_name(self.book, campaign.terms, self.first)
+            raise Refusal("already_claimed", **{kind: name})
         raise Refusal("limit_reached", per_person_limit=limit)
 
     def _is_entry(self, view: View, campaign: Campaign, coupon: UUID) -> bool:
         """Whether the coupon is one that was only entered for, of a lottery that is over."""
         if campaign.draw is None:
             return False
-        known = view.state(_coupon_read(coupon))
+        known = _coupon_at(view, coupon)
         return known is not None and known.state == "entered"
 
 
@@ -509,18 +562,18 @@ class CouponCommand(Command):
 
     def reads(self) -> tuple[Read[Any], ...]:
         """The coupon."""
-        return (_coupon_read(self.coupon),)
+        return (holding_read(self.coupon),)
 
     def further(self, view: View) -> Further:
         """Its campaign, as the coupon says, and the pool that what ends gives back to."""
-        coupon = view.state(_coupon_read(self.coupon))
+        coupon = _coupon_at(view, self.coupon)
         if coupon is None:
             return Further()
         pools = ((coupon.campaign, POOL),) if self.gives_back else ()
         return Further((_campaign_read(coupon.campaign),), pools)
 
     def _known(self, view: View) -> tuple[Coupon, Campaign]:
-        coupon = view.state(_coupon_read(self.coupon))
+        coupon = _coupon_at(view, self.coupon)
         if coupon is None:
             raise Refusal("not_found")
         return coupon, _known(view, coupon.campaign)
@@ -707,8 +760,9 @@ def _campaign_read(campaign: UUID) -> Read[Campaign]:
     return Read(campaign, CAMPAIGN_FOLD, True)
 
 
-def _coupon_read(coupon: UUID) -> Read[Coupon]:
-    return Read(coupon, COUPON_FOLD)
+def _coupon_at(view: View, coupon: UUID) -> Coupon | None:
+    held = view.state(holding_read(coupon))
+    return held if isinstance(held, Coupon) else None
 
 
 def _known(view: View, campaign_uuid: UUID) -> Campaign:
@@ -726,6 +780,19 @@ def _require_state(campaign: Campaign, *allowed: str) -> None:
 def _require_unit(campaign: Campaign, amount: Money) -> None:
     if amount.currency != campaign.terms.currency:
         raise Refusal("unit_mismatch", currency=campaign.terms.currency)
+
+
+def _require_promised(
+    campaign: Campaign, packet: PacketTerms, quota: int, budget_minor: int
+) -> None:
+    """Tiers and split sums are funded to the fen, before anybody can have some of them."""
+    if not packet.is_seeded:
+        return
+    if campaign.state not in {"draft", "funded"}:
+        raise Refusal("wrong_state", state=campaign.state, allowed=["draft", "funded"])
+    if (quota, budget_minor) != packet.promised:
+        promised_quota, promised_minor = packet.promised
+        raise Refusal("not_as_promised", quota=promised_quota, budget_minor=promised_minor)
 
 
 def _require_covered(view: View, campaign: UUID, quota: int, budget_minor: int) -> None:

@@ -6,7 +6,12 @@ from typing import Final
 
 from campaigns.campaign import CAMPAIGN_EVENTS
 from campaigns.coupon import COUPON_EVENTS
+from campaigns.groups.group import GROUP_EVENTS
+from campaigns.groups.purse import PURSE_EVENTS
+from campaigns.packets.packet import PACKET_EVENTS
 from ledger.events import EventMapper, EventTypes
 
-EVENT_TYPES: Final = EventTypes((*CAMPAIGN_EVENTS, *COUPON_EVENTS))
+EVENT_TYPES: Final = EventTypes(
+    (*CAMPAIGN_EVENTS, *COUPON_EVENTS, *PACKET_EVENTS, *PURSE_EVENTS, *GROUP_EVENTS)
+)
 MAPPER: Final = EventMapper(EVENT_TYPES)

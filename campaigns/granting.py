@@ -16,6 +16,8 @@ from msgspec.structs import asdict
 
 from campaigns.campaign import Campaign
 from campaigns.coupon import COUPON_FOLD, CouponClaimed
+from campaigns.packets.packet import PACKET_FOLD, PacketClaimed
+from campaigns.packets.replies import packet_reply
 from campaigns.replies import COUPON_PREFIX, coupon_reply, encode
 from ledger.books import Book
 from ledger.events import Actor, Event, Why
@@ -28,17 +30,34 @@ EVENT_VARIES: Final = ("at", "by", "why", "person", "n")
 REPLY_VARIES: Final = ("coupon", "n", "claimed_at")
 
 
-class _Forms(NamedTuple):
+class Forms(NamedTuple):
     """The moulds of one campaign at one version. They are of this very object and no other."""
 
     campaign: Campaign
     book: Book
     event: EventMould
     reply: Mould
-    coupon_prefix: str
+    prefix: str
+    """How the public ids of what is granted begin."""
 
 
-_forms: dict[int, _Forms] = {}
+_forms: dict[int, Forms] = {}
+
+
+def known_forms(book: Book, campaign: Campaign) -> Forms | None:
+    """Return the moulds of a campaign, where they were made before."""
+    forms = _forms.get(id(campaign))
+    if forms is None or forms.campaign is not campaign or forms.book != book:
+        return None
+    return forms
+
+
+def keep_forms(forms: Forms) -> Forms:
+    """Keep the moulds of a campaign; return them."""
+    if len(_forms) >= FORMS_MAX:
+        _forms.clear()
+    _forms[id(forms.campaign)] = forms
+    return forms
 
 
 def grant(
@@ -52,11 +71,11 @@ def grant(
     why: Why,
 ) -> tuple[EncodedEvent, Raw]:
     """Return the grant of a person's n-th coupon: its stream's first event, and the reply."""
-    forms = _forms.get(id(campaign))
-    if forms is None or forms.campaign is not campaign or forms.book != book:
+    forms = known_forms(book, campaign)
+    if forms is None:
         forms = _make_forms(book, campaign, plain_claim(campaign, coupon, n, person, at, by, why))
     event = forms.event.cast(coupon, 1, at, by, why, person, n)
-    return event, Raw(forms.reply.cast(forms.coupon_prefix + coupon.hex, n, at))
+    return event, Raw(forms.reply.cast(forms.prefix + coupon.hex, n, at))
 
 
 def plain_claim(
@@ -82,9 +101,9 @@ def plain_claim(
     )
 
 
-def _make_forms(book: Book, campaign: Campaign, sample: CouponClaimed) -> _Forms:
+def _make_forms(book: Book, campaign: Campaign, sample: CouponClaimed) -> Forms:
     reply = coupon_reply(book, COUPON_FOLD.evolve(None, sample))
-    forms = _Forms(
+    forms = Forms(
         campaign,
         book,
         EventMould(sample, EVENT_VARIES),
@@ -92,10 +111,7 @@ def _make_forms(book: Book, campaign: Campaign, sample: CouponClaimed) -> _Forms
         f"{COUPON_PREFIX}_{book}_",
     )
     assert forms.reply.cast(reply.coupon, reply.n, reply.claimed_at) == encode(reply)
-    if len(_forms) >= FORMS_MAX:
-        _forms.clear()
-    _forms[id(campaign)] = forms
-    return forms
+    return keep_forms(forms)
 
 
 TOLD: Final = frozenset({"claimed"})
@@ -104,16 +120,18 @@ TOLD: Final = frozenset({"claimed"})
 
 def tells_itself(event: Event) -> bool:
     """Whether an event tells its reply: a claim that was not entered for before."""
-    return isinstance(event, CouponClaimed) and event.originator_version == 1
+    return isinstance(event, CouponClaimed | PacketClaimed) and event.originator_version == 1
 
 
 def tell(book: str, event: Event) -> tuple[str, bytes] | None:
     """Return the code and the reply that an event tells, None when it tells none."""
-    if isinstance(event, CouponClaimed) and tells_itself(event):
+    if isinstance(event, CouponClaimed | PacketClaimed) and tells_itself(event):
         return told_again(Book(book), event)
     return None
 
 
-def told_again(book: Book, event: CouponClaimed) -> tuple[str, bytes]:
-    """Return the code and the reply of a claim from its event: the first of its coupon's stream."""
+def told_again(book: Book, event: CouponClaimed | PacketClaimed) -> tuple[str, bytes]:
+    """Return the code and the reply of a claim from its event: the first of its stream."""
+    if isinstance(event, PacketClaimed):
+        return "claimed", encode(packet_reply(book, PACKET_FOLD.evolve(None, event)))
     return "claimed", encode(coupon_reply(book, COUPON_FOLD.evolve(None, event)))

@@ -8,17 +8,20 @@ from __future__ import annotations
 
 from datetime import datetime
 from typing import Final
+from uuid import UUID
 
 import msgspec
 from msgspec import UNSET, UnsetType
 
 from campaigns.campaign import Campaign, Intake, Terms
 from campaigns.coupon import Coupon
+from campaigns.packets.terms import Leftover, PacketTerms, RefundOrder
 from ledger.books import Book, PublicId
 from ledger.money import Money
 
 CAMPAIGN_PREFIX: Final = "cmp"
 COUPON_PREFIX: Final = "cpn"
+PACKET_PREFIX: Final = "pkt"
 
 _encoder: Final = msgspec.json.Encoder()
 encode = _encoder.encode
@@ -39,6 +42,34 @@ class Benefit(msgspec.Struct, frozen=True):
     threshold: Money
 
 
+class TierReply(msgspec.Struct, frozen=True):
+    """So many packets of one amount."""
+
+    amount: Money
+    count: int
+
+
+class SplitReply(msgspec.Struct, frozen=True):
+    """A sum that is split into so many packets of random amounts."""
+
+    total: Money
+    count: int
+
+
+class PacketBenefit(msgspec.Struct, frozen=True, kw_only=True):
+    """What a campaign's packets hold: one `amount`, one of `tiers`, or a share of `split`.
+
+    `leftover` says where money goes that they give back.
+    """
+
+    amount: Money | UnsetType = UNSET
+    tiers: list[TierReply] | UnsetType = UNSET
+    split: SplitReply | UnsetType = UNSET
+    refund_order: RefundOrder
+    leftover: Leftover
+    next_round: str | UnsetType = UNSET
+
+
 class ProposalReply(msgspec.Struct, frozen=True):
     """A quota and budget that wait for a second operator."""
 
@@ -48,14 +79,14 @@ class ProposalReply(msgspec.Struct, frozen=True):
 
 
 class CampaignReply(msgspec.Struct, frozen=True):
-    """A campaign as its operators see it."""
+    """A campaign as its operators see it: of coupons, or of packets."""
 
     campaign: str
     name: str
     sponsor: str
     state: str
     version: int
-    coupon: Benefit
+    coupon: Benefit | UnsetType
     per_person_limit: int
     claim_window: Window
     validity_window: Window
@@ -66,6 +97,7 @@ class CampaignReply(msgspec.Struct, frozen=True):
     budget: Money
     proposal: ProposalReply | None
     intake: Intake | UnsetType = UNSET
+    packet: PacketBenefit | UnsetType = UNSET
 
 
 class CouponReply(msgspec.Struct, frozen=True):
@@ -128,8 +160,10 @@ class EndingReply(msgspec.Struct, frozen=True):
     ended_at: datetime
 
 
-def benefit(terms: Terms) -> Benefit:
-    """Return what a coupon under these terms is."""
+def benefit(terms: Terms) -> Benefit | UnsetType:
+    """Return what a coupon under these terms is; absent where they are those of packets."""
+    if terms.packet is not None:
+        return UNSET
     return Benefit(
         terms.kind,
         Money(terms.face_minor, terms.currency),
@@ -137,11 +171,45 @@ def benefit(terms: Terms) -> Benefit:
     )
 
 
+def packet_benefit(book: Book, terms: Terms) -> PacketBenefit | UnsetType:
+    """Return what a packet under these terms is; absent where they are those of coupons."""
+    packet, currency = terms.packet, terms.currency
+    if packet is None:
+        return UNSET
+    next_round = packet.next_round
+    return PacketBenefit(
+        amount=UNSET if packet.is_seeded else Money(terms.face_minor, currency),
+        tiers=[TierReply(Money(each.amount_minor, currency), each.count) for each in packet.tiers]
+        or UNSET,
+        split=_split_reply(packet, currency),
+        refund_order=packet.refund_order,
+        leftover=packet.leftover,
+        next_round=UNSET if next_round is None else _campaign_name(book, next_round),
+    )
+
+
+def _split_reply(packet: PacketTerms, currency: str) -> SplitReply | UnsetType:
+    if packet.split is None:
+        return UNSET
+    return SplitReply(Money(packet.split.total_minor, currency), packet.split.count)
+
+
+def _campaign_name(book: Book, campaign: UUID) -> str:
+    return str(PublicId(CAMPAIGN_PREFIX, book, campaign))
+
+
+def holding_name(book: Book, terms: Terms, holding: UUID) -> tuple[str, str]:
+    """Return what somebody holds under these terms, `coupon` or `packet`, and its public id."""
+    if terms.packet is None:
+        return "coupon", str(PublicId(COUPON_PREFIX, book, holding))
+    return "packet", str(PublicId(PACKET_PREFIX, book, holding))
+
+
 def campaign_reply(book: Book, campaign: Campaign) -> CampaignReply:
     """Return a campaign's reply from its state."""
     terms, proposal = campaign.terms, campaign.proposal
     return CampaignReply(
-        campaign=str(PublicId(CAMPAIGN_PREFIX, book, campaign.id)),
+        campaign=_campaign_name(book, campaign.id),
         name=campaign.name,
         sponsor=campaign.sponsor,
         state=campaign.state,
@@ -161,6 +229,7 @@ def campaign_reply(book: Book, campaign: Campaign) -> CampaignReply:
             proposal.quota, Money(proposal.budget_minor, terms.currency), proposal.by
         ),
         intake=terms.intake or UNSET,
+        packet=packet_benefit(book, terms),
     )
 
 
