@@ -361,7 +361,7 @@ class OpenCampaign(CampaignCommand):
         pools: Changes = ()
         packet = campaign.terms.packet
         if packet is not None and packet.is_seeded:
-            _require_promised(campaign, packet, campaign.quota, campaign.budget_minor)
+            assert (campaign.quota, campaign.budget_minor) == packet.promised, "funded to the fen"
             assert self.draw_key is not None, "a split opens with the ledger's draw key"
             seed = split_seed(self.draw_key(), campaign.id, campaign.version + 1)
             own["split_commitment"] = split_commitment(seed)

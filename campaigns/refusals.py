@@ -31,7 +31,7 @@ PRECEDENCE: Final[dict[str, tuple[str, ...]]] = {
         "below_issued",
         "below_granted",
     ),
-    "open": ("not_found", "unfunded", "wrong_state", "not_as_promised"),
+    "open": ("not_found", "unfunded", "wrong_state"),
     "pause": ("not_found", "wrong_state"),
     "resume": ("not_found", "wrong_state"),
     "close": ("not_found", "wrong_state", "draw_pending"),
