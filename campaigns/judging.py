@@ -46,6 +46,8 @@ from campaigns.coupon import (
     CouponRefunded,
     CouponVoided,
 )
+from campaigns.groups.judging import GroupAudit, Judge
+from campaigns.packets.packet import PacketClaimed
 from campaigns.redrawing import Lottery, Wrong
 from campaigns.replies import CAMPAIGN_PREFIX, COUPON_PREFIX
 from ledger.appending import Capacity
@@ -147,6 +149,19 @@ class CampaignAudit:
             CouponExpired: self._expired,
             CouponVoided: self._voided,
         }
+        self.groups = GroupAudit(
+            Judge(
+                pots=self.pots,
+                here=self._here,
+                at=self._there,
+                unknown=self._unknown,
+                take=self._take_of,
+                owe=self._owe,
+                was_owed=lambda: self._was_owed,
+            )
+        )
+        self._rules |= dict.fromkeys(self.groups.kinds, self._group_event)
+        self._rules[PacketClaimed] = self._packet_claimed
 
     def feed(self, position: int, event: Event) -> None:
         """Judge one event."""
@@ -161,6 +176,7 @@ class CampaignAudit:
         """
         self._whole = False
         self._owed = None
+        self.groups.skip(stream)
         if stream in self.pots:
             self.pots[stream].judged = False
 
@@ -189,6 +205,21 @@ class CampaignAudit:
                 where = f"{self._campaign_name(pool[0])} pool {pool[1]}"
                 self._add("capacity_differs", where, expected, found)
 
+    def _owe(self, stream: UUID, kind: type[Event]) -> None:
+        self._owed = _Owed(stream, kind)
+
+    def _take_of(self, campaign: UUID, issued: int, granted_minor: int) -> None:
+        pot = self.pots.get(campaign)
+        if pot is not None:
+            self._take(pot, issued, granted_minor)
+
+    def _group_event(self, event: Event) -> None:
+        self.groups.feed(self._position, event)
+
+    def _packet_claimed(self, event: PacketClaimed) -> None:
+        if isinstance(event.group, UUID):
+            self._group_event(event)
+
     # Findings
 
     def _add(self, code: str, where: str, expected: object, found: object) -> None:
@@ -198,6 +229,10 @@ class CampaignAudit:
         """Report that a rule is broken at this position; always False, for chains of checks."""
         self._add(code, f"{self._book}:{self._position}", expected, found)
         return False
+
+    def _there(self, position: int, code: str, expected: object, found: object) -> None:
+        """Report that a rule was broken at an earlier position."""
+        self._add(code, f"{self._book}:{position}", expected, found)
 
     def _wrong(self, wrong: Wrong | None) -> bool:
         """Report what is wrong about a lottery, unless a missing part of the book may explain it.

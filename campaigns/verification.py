@@ -33,6 +33,8 @@ from campaigns.coupon import (
 )
 from campaigns.event_types import MAPPER
 from campaigns.granting import TOLD, tell, tells_itself
+from campaigns.groups.group import GroupClosed, GroupFunded, GroupShareTaken
+from campaigns.groups.purse import PurseEmptied, PurseFilled, PurseFillingProposed, PurseReturned
 from campaigns.judging import CampaignAudit
 from campaigns.refusals import PRECEDENCE
 from ledger.history import Entry, Standing
@@ -72,7 +74,18 @@ RULE_CODES: Final[dict[str, str]] = {
     "self_approval": "funding is approved by another person than proposed it",
     "not_as_proposed": "what is funded is what was proposed, on the values that it was proposed on",
     "decision_cut_short": "a close gives the rest back, and a late refund reclaims, at once",
-    "conservation": "pots, holders and merchants have what campaigns and coupons say",
+    "purse_unknown": "money is proposed for a purse before anything else happens to it",
+    "purse_id": "a purse's id is made of its campaign and its person",
+    "purse_not_due": "purses have money that tiers, a split or a draw are not promised",
+    "own_purse": "nobody proposes or approves money for a purse of their own",
+    "over_sent": "no more is sent from a purse than is in it",
+    "group_unknown": "a group is funded before anything else happens to it",
+    "group_commitment": "a group has the seed that its purse committed to before it was sent",
+    "group_time": "shares are taken within a day, and what is left comes back after it",
+    "shares_differ": "a group has its shares, a minor unit at least each, and each is taken once",
+    "not_invited": "shares are taken by members, or by the sender where the group says so",
+    "wrong_share": "each taker has the share that seed, salt and the taker's id decide",
+    "conservation": "pots, purses, groups, holders and merchants have what the events say",
 }
 """Finding → the rule that it breaks."""
 
@@ -91,6 +104,12 @@ SUCCESSES: Final[dict[str, frozenset[str]]] = {
     "redeemed": frozenset({CouponRedeemed.TOPIC}),
     "refunded": frozenset({CouponRefunded.TOPIC, CouponReclaimed.TOPIC}),
     "voided": frozenset({CouponVoided.TOPIC}),
+    "filling_proposed": frozenset({PurseFillingProposed.TOPIC}),
+    "purse_filled": frozenset({PurseFilled.TOPIC}),
+    "purse_emptied": frozenset({PurseEmptied.TOPIC}),
+    "group_funded": frozenset({GroupFunded.TOPIC}),
+    "share_taken": frozenset({GroupShareTaken.TOPIC, GroupClosed.TOPIC}),
+    "group_returned": frozenset({PurseReturned.TOPIC}),
     "expired": frozenset({CouponExpired.TOPIC}),
 }
 """Code of a success → the topics that its last event may have."""
@@ -165,6 +184,11 @@ def _conservation(book: BookAudit, rules: CampaignAudit) -> Iterator[Finding]:
         if found != pot.left_minor:
             left = f"{pot.left_minor} {currency}"
             yield Finding("conservation", account, left, f"{found} {currency}")
+    for kind, stream, currency, expected in rules.groups.balances():
+        account = f"{kind}:{stream.hex}"
+        found = book.balances.get(currency, {}).get(account, 0)
+        if found != expected:
+            yield Finding("conservation", account, f"{expected} {currency}", f"{found} {currency}")
     for kind, totals in (("holder", rules.held_minor), ("merchant", rules.redeemed_minor)):
         for currency, expected in totals.items():
             total = book.total(kind, currency)

@@ -33,6 +33,7 @@ from tests.support.groups import (
     GroupDesk,
     key,
     packet_terms,
+    problems,
 )
 
 OTHER_KEY = b"another key of the same length.."
@@ -40,9 +41,10 @@ OTHER_KEY = b"another key of the same length.."
 
 @pytest.fixture
 def desk(datastore: Datastore) -> Iterator[GroupDesk]:
-    """A desk on a fresh book."""
+    """A desk on a fresh book, which must be in order when the test is done."""
     desk = GroupDesk(datastore)
     yield desk
+    assert problems(desk) == []
     desk.close()
 
 

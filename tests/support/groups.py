@@ -8,6 +8,7 @@ from typing import Any
 from uuid import UUID
 
 from campaigns.campaign import Terms
+from campaigns.event_types import MAPPER
 from campaigns.groups.commands import (
     ApproveFilling,
     EmptyPurse,
@@ -22,8 +23,10 @@ from campaigns.groups.group import GROUP_FOLD, Group, GroupKind
 from campaigns.groups.purse import PURSE_FOLD, Purse, purse_id
 from campaigns.groups.sharing import code_of
 from campaigns.packets.terms import PacketTerms
+from campaigns.verification import verify
 from ledger.commit import Answer
 from ledger.events import Actor, Event
+from ledger.history import History
 from ledger.money import Money
 from tests.support.desk import ALICE, BOB, DRAW_KEY, NOON, Desk, person, terms_of, tourist
 
@@ -159,3 +162,11 @@ class GroupDesk(Desk):
     def stream(self, stream: UUID) -> list[Event]:
         """The events of a stream, in order."""
         return [event for event in self.events() if event.originator_id == stream]
+
+
+def problems(desk: GroupDesk) -> list[str]:
+    """What the verification of the book finds."""
+    history = History(desk.datastore, desk.book, MAPPER)
+    standing = history.standing()
+    found = verify(desk.book, history.entries(0, standing.last), standing)
+    return [f"{one.code} {one.where}: {one.expected} / {one.found}" for one in found]
