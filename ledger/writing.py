@@ -32,6 +32,12 @@ _ROLLED_BACK: Final = frozenset({"40001", "40P01", "55P03"})
 _RETRIED: Final = _ROLLED_BACK | {"57014"}
 """A statement timeout as well; the connection is good after any of these."""
 
+_HALTED: Final = "55H01"
+"""The book is halted, because it no longer extends what was signed of it: nothing to wait for."""
+
+_SURELY_NOT: Final = _ROLLED_BACK | {_HALTED}
+"""After these nothing was committed, whenever they are said."""
+
 _LOST: Final = (
     psycopg2.OperationalError,
     psycopg2.InterfaceError,
@@ -94,9 +100,9 @@ class Writer:
             try:
                 self._transact(batch, progress)
             except _LOST as error:
-                may_be_committed |= progress.committing and _code(error) not in _ROLLED_BACK
+                may_be_committed |= progress.committing and _code(error) not in _SURELY_NOT
                 self._recover(error)
-                if time.monotonic() < deadline:
+                if time.monotonic() < deadline and _code(error) != _HALTED:
                     for ticket in batch:
                         ticket.attempts += progress.committing
                     time.sleep(self._limits.retry_pause_s)

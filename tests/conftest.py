@@ -45,6 +45,11 @@ def free_port() -> int:
         return port
 
 
+def _name_in(url: str) -> str:
+    """The name of a database in its URL."""
+    return url.partition("@/")[2].partition("?")[0]
+
+
 class Databases:
     """Makes databases with the migrated schema, as many as a test wants, and drops them."""
 
@@ -58,10 +63,15 @@ class Databases:
         self._execute(f"CREATE DATABASE {name} TEMPLATE {TEMPLATE}")
         return self.server.url_of(name)
 
+    def copy_of(self, url: str) -> str:
+        """A copy of a database that nobody is connected to, as from a backup; returns its URL."""
+        name = f"test_{next(self._numbers)}"
+        self._execute(f"CREATE DATABASE {name} TEMPLATE {_name_in(url)}")
+        return self.server.url_of(name)
+
     def drop(self, url: str) -> None:
         """Drop a database, whoever is still connected to it."""
-        name = url.partition("@/")[2].partition("?")[0]
-        self._execute(f"DROP DATABASE IF EXISTS {name} WITH (FORCE)")
+        self._execute(f"DROP DATABASE IF EXISTS {_name_in(url)} WITH (FORCE)")
 
     @contextmanager
     def fresh(self) -> Iterator[str]:
@@ -80,6 +90,7 @@ class Databases:
         if find_spec("projections") and find_spec("projections.migrations"):
             import_module("projections.migrations").migrate(url)
         migrate_ledger(url, "api")
+        migrate_ledger(url, "api.wallets")
 
     def _execute(self, statement: str) -> None:
         connection = psycopg2.connect(self.server.url_of("postgres"))
