@@ -33,4 +33,9 @@ def migrate_all(url: str) -> list[str]:
     from ledger import migrations as ledger
     from projections import migrations as projections
 
-    return [*ledger.migrate(url), *projections.migrate(url), *ledger.migrate(url, "api")]
+    return [
+        *ledger.migrate(url),
+        *projections.migrate(url),
+        *ledger.migrate(url, "api"),
+        *ledger.migrate(url, "api.wallets"),
+    ]

@@ -94,6 +94,7 @@ class DemoService:
         ledger_migrations.migrate(postgres.url)
         projection_migrations.migrate(postgres.url)
         ledger_migrations.migrate(postgres.url, "api")
+        ledger_migrations.migrate(postgres.url, "api.wallets")
         outdated = projection_migrations.outdated(postgres.url)
         if outdated:
             self._command("project", "--rebuild", *outdated).run(REBUILD_S)

@@ -146,7 +146,7 @@ class _Connection(asyncio.Protocol):
             await asyncio.wait([before])
         try:
             answer = await self._handler(request)
-        except Exception:  # whoever asks is told, and the others go on
+        except Exception:  # noqa: BLE001 - whoever asks is told, and the others go on
             _log.exception("a request of the sandbox operator failed")
             answer = Answer(500, b'{"code":"internal_error"}')
         self._write(answer)

@@ -52,6 +52,15 @@ CREATE UNIQUE INDEX IF NOT EXISTS entry_once ON entry (number) WHERE number IS N
 CREATE INDEX IF NOT EXISTS entry_by_wallet ON entry (wallet, entry);
 """
 
+_LINES: Final = """
+SELECT entry, number, wallet, kind, amount_minor, balance_minor, currency, at
+FROM entry WHERE entry > :after ORDER BY entry LIMIT :limit
+"""
+_LINES_OF_WALLET: Final = """
+SELECT entry, number, wallet, kind, amount_minor, balance_minor, currency, at
+FROM entry WHERE wallet = :wallet AND entry > :after ORDER BY entry LIMIT :limit
+"""
+
 T = TypeVar("T")
 _log = logging.getLogger("tidebook.sandbox")
 
@@ -163,12 +172,8 @@ class Store:
         self, db: sqlite3.Connection, after: int, limit: int, wallet: str | None
     ) -> Reply:
         """Return lines after a cursor, in order."""
-        rows = db.execute(
-            "SELECT entry, number, wallet, kind, amount_minor, balance_minor, currency, at"
-            " FROM entry WHERE entry > :after AND (:wallet IS NULL OR wallet = :wallet)"
-            " ORDER BY entry LIMIT :limit",
-            {"after": after, "wallet": wallet, "limit": limit + 1},
-        ).fetchall()
+        query = _LINES if wallet is None else _LINES_OF_WALLET
+        rows = db.execute(query, {"after": after, "wallet": wallet, "limit": limit + 1}).fetchall()
         items = [dict(zip(_ENTRY, row, strict=True)) for row in rows[:limit]]
         following = rows[limit - 1][0] if len(rows) > limit else None
         return _json(200, {"items": items, "next": following})

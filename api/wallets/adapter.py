@@ -20,6 +20,7 @@ from api.wallets import wire
 from api.wallets.signing import HEADER, Signer
 from campaigns.wallets.port import (
     AMOUNT_MAX,
+    NUMBER_REUSED,
     Entry,
     Instruction,
     OperatorAway,
@@ -36,8 +37,6 @@ ANSWER_MAX: Final = 16 * 1024
 
 PAGE_ANSWER_MAX: Final = 1024 * 1024
 """Longest page of a statement."""
-
-NUMBER_REUSED: Final = "number_reused"
 
 _Minor = Annotated[int, msgspec.Meta(ge=0, le=AMOUNT_MAX)]
 _Amount = Annotated[int, msgspec.Meta(gt=0, le=AMOUNT_MAX)]
@@ -118,8 +117,8 @@ class HttpOperator:
         """The operator's name in the ledger."""
         return self._name
 
-    def hang_up(self) -> None:
-        """Close all connections."""
+    async def hang_up(self) -> None:
+        """Close connections that nobody uses; the next question opens another."""
         self._client.close()
 
     async def open(self, wallet: str, currency: str) -> WalletState:

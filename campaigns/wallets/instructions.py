@@ -13,7 +13,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final, Literal
 
-from campaigns.wallets.port import WALLET_CLOSED, Kind, OperatorAway, OperatorError, Outcome
+from campaigns.wallets.port import (
+    NUMBER_REUSED,
+    WALLET_CLOSED,
+    Instruction,
+    OperatorAway,
+    OperatorError,
+    Outcome,
+)
 
 State = Literal["due", "sent", "done", "refused", "unknown"]
 
@@ -65,9 +72,14 @@ def after_sending(found: Outcome | OperatorError) -> Step:
             return Step("unknown")
 
 
-def after_asking(found: Outcome | OperatorError | None) -> Step:
-    """Return what an unknown instruction becomes when the operator was asked for its number."""
+def after_asking(instruction: Instruction, found: Outcome | OperatorError | None) -> Step:
+    """Return what an unknown instruction becomes when the operator was asked for its number.
+
+    Something else under this number is refused, and for somebody to look at.
+    """
     match found:
+        case Outcome() if found.instruction != instruction:
+            return Step("refused", NUMBER_REUSED)
         case Outcome():
             return _final(found)
         case None:
@@ -83,12 +95,3 @@ def closes_packets(step: Step) -> bool:
 
 def _final(outcome: Outcome) -> Step:
     return Step("done") if outcome.is_done else Step("refused", outcome.code)
-
-
-@dataclass(frozen=True, slots=True)
-class Move:
-    """The money of an event that a wallet must follow: nothing, when the amount is zero."""
-
-    kind: Kind
-    amount_minor: int
-    currency: str

@@ -20,6 +20,9 @@ WalletState = Literal["open", "closed"]
 AMOUNT_MAX: Final = 10**12
 """Largest amount of one instruction or balance, in minor units: more is a mistake of somebody's."""
 
+NUMBER_REUSED: Final = "number_reused"
+"""The refusal of a number under which the operator has something else."""
+
 WALLET_CLOSED: Final = "wallet_closed"
 """The one refusal that the ledger acts on: the holder's wallet takes and gives no more money."""
 
@@ -131,6 +134,10 @@ class WalletOperator(Protocol):
 
     async def statement(self, after: int, limit: int, wallet: str | None = None) -> StatementPage:
         """Return the lines after a cursor, of one wallet or of all; 0 begins."""
+        ...
+
+    async def hang_up(self) -> None:
+        """Close connections that nobody uses; the next question opens another."""
         ...
 
     async def wallets(self, after: str, limit: int) -> WalletPage:
