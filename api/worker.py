@@ -1,7 +1,7 @@
-"""One worker: uvicorn on a socket that it was handed, with our protocol, until it is to drain.
+"""One worker: uvicorn with our protocol on connections that it is handed, until it is to drain.
 
-Run as `python -m api.worker SOCKET LIFELINE VOICE`, each the number of a descriptor (see
-`api.workers`), with the settings in the environment. To drain is to accept nobody, to answer
+Run as `python -m api.worker CHANNEL LIFELINE VOICE`, each the number of a descriptor (see
+`api.workers`), with the settings in the environment. To drain is to take no new caller, to answer
 everything that has arrived or is on its way, to tell each caller with the last answer that the
 connection ends, and only then to go.
 """
@@ -25,7 +25,8 @@ from typing import TYPE_CHECKING, Any, Final, cast
 import uvloop
 from uvicorn import Config, Server
 
-from api.workers import BACKLOG, DRAINING, SERVING
+from api.spreading import Receiver
+from api.workers import DRAINING, SERVING
 
 if TYPE_CHECKING:
     from api.fastpath import Front
@@ -38,6 +39,8 @@ GRACE_S: Final = 10.0
 GC_YOUNG_MAX: Final = 250_000
 """New objects between two looks for garbage: tens of thousands of calls' worth."""
 TICKS_PER_S: Final = 10
+HANDED_WITHIN_S: Final = 2.0
+"""By when the parent has heard that we drain, and has ended the channel."""
 _FILES_BESIDE_CONNECTIONS: Final = 512
 
 
@@ -45,7 +48,8 @@ _FILES_BESIDE_CONNECTIONS: Final = 512
 class Inherited:
     """What a worker was handed by its parent."""
 
-    listener: socket.socket
+    channel: socket.socket
+    """Where connections come from, see `api.spreading`."""
     lifeline: int
     """A pipe that ends when the parent is gone, however it went."""
     voice: int
@@ -54,10 +58,10 @@ class Inherited:
     @classmethod
     def from_arguments(cls, arguments: list[str]) -> Inherited:
         """Take over the descriptors that the command line names."""
-        listener, lifeline, voice = map(int, arguments)
-        for descriptor in (listener, lifeline, voice):
+        channel, lifeline, voice = map(int, arguments)
+        for descriptor in (channel, lifeline, voice):
             os.set_inheritable(descriptor, False)
-        return cls(socket.socket(fileno=listener), lifeline, voice)
+        return cls(socket.socket(fileno=channel), lifeline, voice)
 
     def say(self, what: bytes) -> None:
         """Tell the parent, if it is there."""
@@ -81,7 +85,6 @@ class WorkerServer(Server):
                 ws="none",
                 lifespan="on",
                 interface="asgi3",
-                backlog=BACKLOG,
                 log_config=None,
                 log_level="warning",
                 access_log=False,
@@ -93,15 +96,16 @@ class WorkerServer(Server):
         self.traffic = traffic
         self.inherited = inherited
         self.drain_s = drain_s
+        self._receiver: Receiver | None = None
         self._draining = asyncio.Event()
         """In the `state` of every scope, for answers that would go on for ever."""
 
     async def run_inherited(self) -> None:
-        """Serve on the inherited socket until SIGTERM, or until the parent is gone."""
+        """Serve what comes by the channel until SIGTERM, or until the parent is gone."""
         loop = asyncio.get_running_loop()
         loop.add_signal_handler(signal.SIGTERM, self._end)
         loop.add_reader(self.inherited.lifeline, self._end)
-        await self.serve([self.inherited.listener])
+        await self.serve([])
 
     def _end(self) -> None:
         asyncio.get_running_loop().remove_reader(self.inherited.lifeline)
@@ -117,22 +121,30 @@ class WorkerServer(Server):
         self.lifespan.state["draining"] = self._draining
         await super().startup(sockets)
         calm_the_collector()
+        connections = self.traffic.connections
+        self._receiver = Receiver(self.inherited.channel, self._protocol, connections).start()
         self.inherited.say(SERVING)
+
+    def _protocol(self) -> asyncio.Protocol:
+        return self.traffic.protocol(self.config, self.server_state, self.lifespan.state)
 
     async def on_tick(self, counter: int) -> bool:
         """Look after the connections once a second."""
         if counter % TICKS_PER_S == 0:
             self.traffic.renew_stamp()
             self.traffic.sweep()
+        if self._receiver is not None:
+            self._receiver.report()
         return await super().on_tick(counter)
 
-    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+    async def shutdown(
+        self,
+        sockets: list[socket.socket] | None = None,  # noqa: ARG002 - we listen on none
+    ) -> None:
         """Drain, then end the application."""
         self.inherited.say(DRAINING)
-        for server in self.servers:
-            server.close()
-        for sock in sockets or []:
-            sock.close()
+        if self._receiver is not None:
+            await self._receiver.finish(HANDED_WITHIN_S)
         self._draining.set()
         self.traffic.drain()
         await self._until_empty(time.monotonic() + self.drain_s, end_idle=False)

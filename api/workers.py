@@ -1,9 +1,10 @@
-"""Workers: processes of one program that share a listening socket, kept running and replaced.
+"""Workers: processes of one program that serve one socket's callers, kept running and replaced.
 
-The parent never accepts: it holds the socket, so that a caller who connects while processes change
-waits in the socket's queue instead of being refused. A restart starts a new generation first, and
-only when all of it serves is the old one told to drain. A worker says over a pipe that it serves or
-drains, and its end is the end of that pipe. Which program the workers run is not known here.
+The parent holds the socket and hands each connection to a worker (`api.spreading`), so that a
+caller who connects while processes change waits in the socket's queue instead of being refused. A
+restart starts a new generation first, and only when all of it serves is the old one told to drain.
+A worker says over a pipe that it serves or drains, and its end is the end of that pipe. The parent
+must never look into a connection; which program the workers run is not known here.
 """
 
 from __future__ import annotations
@@ -17,18 +18,21 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import partial
+from math import inf
 from types import FrameType
 from typing import Final
 
 import structlog
 
+from api.spreading import Recipient, Spread, channel, next_of
 from api.supervisor import Hangup
 
 _log: Final = structlog.get_logger("tidebook.workers")
 
 SERVING: Final = b"S"
 DRAINING: Final = b"D"
-"""What a worker says: that it accepts callers, and that it does so no more."""
+"""What a worker says: that it takes callers, and that it does so no more."""
 
 BACKLOG: Final = 4_096
 """Connections that may wait to be accepted: a release opens and everybody connects at once."""
@@ -46,6 +50,7 @@ class _Worker:
     process: subprocess.Popen[bytes]
     generation: int
     pipe: int
+    recipient: Recipient
     deadline: float
     """By when it must serve; for one that drains, by when it must have ended."""
     serving_since: float | None = None
@@ -56,9 +61,10 @@ class _Worker:
 class Workers:
     """Keeps `count` processes of `argv` serving on `listener`, until a signal says to end.
 
-    Each gets, as further arguments, the numbers of three descriptors: the listening socket, a pipe
-    that ends when the parent is gone, and the pipe to say `SERVING` and `DRAINING` on. SIGTERM is
-    to make it drain. SIGTERM and SIGINT end all, a second one at once; SIGHUP replaces them.
+    Each gets, as further arguments, the numbers of three descriptors: the channel that its
+    connections come by, a pipe that ends when the parent is gone, and the pipe to say `SERVING` and
+    `DRAINING` on. SIGTERM is to make it drain. SIGTERM and SIGINT end all, a second one at once;
+    SIGHUP replaces them.
     """
 
     argv: Sequence[str]
@@ -85,6 +91,8 @@ class Workers:
     _selector: selectors.BaseSelector = field(init=False)
     _lifeline: tuple[int, int] = field(init=False)
     _hangup: Hangup = field(init=False)
+    _spread: Spread = field(init=False)
+    _listens: bool = field(default=False, init=False)
 
     def run(self) -> int:
         """Run until all have ended; return 0, or 1 when the first generation did not serve.
@@ -93,11 +101,12 @@ class Workers:
         """
         self._hangup = Hangup()
         self._selector = selectors.DefaultSelector()
+        self._spread = Spread(self.listener)
         self._lifeline = os.pipe()
         hear, wake = socket.socketpair()
         hear.setblocking(False)
         wake.setblocking(False)
-        self._selector.register(hear, selectors.EVENT_READ)
+        self._selector.register(hear, selectors.EVENT_READ, partial(_emptied, hear))
         numbers = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
         before = {number: signal.signal(number, self._note) for number in numbers}
         before_wake = signal.set_wakeup_fd(wake.fileno())
@@ -125,21 +134,19 @@ class Workers:
 
     def _turn(self) -> None:
         for key, _ in self._selector.select(self._wait_s()):
-            if key.data is None:
-                assert isinstance(key.fileobj, socket.socket), "only the wake-up has no worker"
-                with suppress(BlockingIOError):
-                    key.fileobj.recv(4096)
-            else:
-                self._hear(key.data)
+            key.data()
         while self._signals:
             self._obey(self._signals.pop(0))
         self._respawn_due()
         self._end_late()
+        self._watch_listener()
 
     def _wait_s(self) -> float | None:
         times = [*self._respawns]
         times += [w.deadline for w in self._workers if w.draining or w.serving_since is None]
-        return max(0.0, min(times) - time.monotonic()) if times else None
+        now = time.monotonic()
+        times += [at for each in self._takers() if now < (at := each.stuck_at()) < inf]
+        return max(0.0, min(times) - now) if times else None
 
     def _note(self, number: int, _frame: FrameType | None) -> None:
         self._signals.append(number)
@@ -151,6 +158,40 @@ class Workers:
             self._kill_all()
         else:
             self._stop()
+
+    # --- connections ----------------------------------------------------------------------------
+
+    def _takers(self) -> list[Recipient]:
+        """Who gets the connections: the generation that serves."""
+        return [
+            worker.recipient
+            for worker in self._workers
+            if worker.generation == self._generation
+            and worker.serving_since is not None
+            and not worker.draining
+        ]
+
+    def _accept(self) -> None:
+        self._spread.spread(self._takers())
+
+    def _watch_listener(self) -> None:
+        """Listen only as long as somebody could take what comes."""
+        wanted = not self._stopping and next_of(self._takers()) is not None
+        if wanted and not self._listens:
+            self._selector.register(self.listener, selectors.EVENT_READ, self._accept)
+        elif self._listens and not wanted:
+            self._selector.unregister(self.listener)
+        self._listens = wanted
+
+    def _hear_recipient(self, worker: _Worker) -> None:
+        if not worker.recipient.hear():
+            self._end_channel(worker)
+
+    def _end_channel(self, worker: _Worker) -> None:
+        """Hand nothing more to a worker, which hears of that by the end of its channel."""
+        if worker.recipient.channel.fileno() >= 0:
+            self._selector.unregister(worker.recipient.channel)
+            worker.recipient.channel.close()
 
     # --- what workers say -----------------------------------------------------------------------
 
@@ -185,6 +226,7 @@ class Workers:
     def _ended(self, worker: _Worker) -> None:
         self._selector.unregister(worker.pipe)
         os.close(worker.pipe)
+        self._end_channel(worker)
         status = worker.process.wait()
         self._workers.remove(worker)
         self.on_ended(worker.process.pid)
@@ -247,7 +289,8 @@ class Workers:
     def _spawn(self, count: int, generation: int) -> None:
         for _ in range(count):
             hear, say = os.pipe()
-            passed = (self.listener.fileno(), self._lifeline[0], say)
+            ours, theirs = channel()
+            passed = (theirs.fileno(), self._lifeline[0], say)
             try:
                 process = subprocess.Popen(  # noqa: S603 - argv is ours
                     [*self.argv, *map(str, passed)],
@@ -257,16 +300,23 @@ class Workers:
                 )
             finally:
                 os.close(say)
-            worker = _Worker(process, generation, hear, time.monotonic() + START_TIMEOUT_S)
+                theirs.close()
+            deadline = time.monotonic() + START_TIMEOUT_S
+            worker = _Worker(process, generation, hear, Recipient(ours), deadline)
             self._workers.append(worker)
-            self._selector.register(hear, selectors.EVENT_READ, worker)
+            self._selector.register(hear, selectors.EVENT_READ, partial(self._hear, worker))
+            self._selector.register(
+                ours, selectors.EVENT_READ, partial(self._hear_recipient, worker)
+            )
 
     # --- ends -----------------------------------------------------------------------------------
 
     def _stop(self) -> None:
         self._stopping = True
         self._respawns.clear()
-        self.listener.close()  # whoever connects now is refused, not left to wait
+        self._accept()
+        self._watch_listener()
+        self._spread.close()  # whoever connects now is refused, not left to wait
         for worker in self._workers:
             self._drain(worker)
 
@@ -277,6 +327,7 @@ class Workers:
 
     def _mark_draining(self, worker: _Worker) -> None:
         worker.draining = True
+        self._end_channel(worker)
         worker.deadline = time.monotonic() + KILL_AFTER_S
 
     def _end_late(self) -> None:
@@ -290,3 +341,9 @@ class Workers:
     def _kill_all(self) -> None:
         for worker in self._workers:
             worker.process.kill()
+
+
+def _emptied(wake_up: socket.socket) -> None:
+    """Read what the signals have written."""
+    with suppress(BlockingIOError):
+        wake_up.recv(4096)
