@@ -35,7 +35,7 @@ def wrong_takes(
 ) -> Iterator[tuple[Take, int, int]]:
     """Yield each taking that gave another share than it should, with the right number and amount.
 
-    Takings are given in order. Whoever comes after a wrong one is judged by what was left then.
+    Takings are given in order. Whoever comes after a wrong one is judged as if it had been right.
     """
     mixed = hmac.digest(
         bytes.fromhex(seed), b"tidebook group 1\0" + group.bytes + bytes.fromhex(salt), "sha256"
@@ -46,11 +46,9 @@ def wrong_takes(
         if not left:
             yield take, 0, 0
             continue
-        place = left[_below(mixed, b"take\0" + take.share.bytes, nth, len(left))]
+        place = left.pop(_below(mixed, b"take\0" + take.share.bytes, nth, len(left)))
         if (take.number, take.amount_minor) != (place + 1, amounts[place]):
             yield take, place + 1, amounts[place]
-        taken = take.number - 1
-        left.remove(taken if taken in left else place)
 
 
 def equal(total: int, count: int) -> list[int]:
