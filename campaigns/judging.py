@@ -34,6 +34,9 @@ from campaigns.campaign import (
     CampaignOpened,
     CampaignPaused,
     CampaignResumed,
+    CampaignRolledIn,
+    CampaignRolledOver,
+    CampaignSplitShown,
     FundingProposed,
     Terms,
 )
@@ -50,6 +53,8 @@ from campaigns.groups.judging import GroupAudit, Judge
 from campaigns.packets.packet import PacketClaimed
 from campaigns.redrawing import Lottery, Wrong
 from campaigns.replies import CAMPAIGN_PREFIX, COUPON_PREFIX
+from campaigns.packets import judging as packets
+from campaigns.packets.judging import Handout, PacketAudit, Reports
 from ledger.appending import Capacity
 from ledger.books import Book, PublicId
 from ledger.events import Event
@@ -58,8 +63,8 @@ from ledger.verification import Finding
 
 # A coupon is kept as one number: its state in 3 bits, its ordinal in 5 and, while it is redeemed,
 # a mark of merchant and order above them. Numbers below 256 take no memory of their own.
-_HELD, _REDEEMED, _EXPIRED, _VOIDED, _RECLAIMED, _ENTERED = range(6)
-_STATE_NAMES: Final = ("held", "redeemed", "expired", "voided", "reclaimed", "entered")
+_HELD, _REDEEMED, _EXPIRED, _VOIDED, _RECLAIMED, _ENTERED, _PACKET = range(7)
+_STATE_NAMES: Final = ("held", "redeemed", "expired", "voided", "reclaimed", "entered", "a packet")
 _ENDED: Final = frozenset({_EXPIRED, _VOIDED, _RECLAIMED})
 _ORDINAL_BITS_FROM: Final = 3
 _MARK_BITS_FROM: Final = 8
@@ -80,6 +85,9 @@ _STEPS: Final[dict[type[Event], frozenset[str]]] = {
 }
 """Campaign event → the states in which it may happen."""
 
+    CampaignRolledOver: frozenset({"closed"}),
+    CampaignRolledIn: frozenset({"draft", "funded", "open", "paused"}),
+    CampaignSplitShown: frozenset({"open", "paused", "closed"}),
 
 _UUID_FREE_BITS: Final = ~(0xF << 76 | 0x3 << 62)
 _UUID_VERSION_5: Final = 0x5 << 76 | 0x2 << 62
@@ -100,6 +108,7 @@ class Pot:
 
     @property
     def capacity(self) -> Capacity:
+    handout: Handout | None = None
         """The stock and budget that the events add up to."""
         return Capacity(self.issued, self.quota, self.granted_minor, self.budget_minor)
 
@@ -139,6 +148,7 @@ class CampaignAudit:
         self._position = 0
         self._whole = True
         self._rules: dict[type[Event], Callable[[Any], None]] = {
+        self._rolling: tuple[UUID, int] | None = None
             **dict.fromkeys(CAMPAIGN_EVENTS, self._campaign_event),
             CampaignDrafted: self._drafted,
             CouponEntered: self._entered,
@@ -164,6 +174,16 @@ class CampaignAudit:
         self._rules[PacketClaimed] = self._packet_claimed
 
     def feed(self, position: int, event: Event) -> None:
+        self.packets = PacketAudit(
+            Reports(
+                pots=self.pots,
+                here=self._here,
+                unknown=self._unknown,
+                give_back=self._take_back,
+                spent_minor=self.redeemed_minor,
+            )
+        )
+        self._rules |= dict.fromkeys(self.packets.kinds, self.packets.feed)
         """Judge one event."""
         self._position = position
         self._was_owed = self._owed is not None and self._is_paid(self._owed, event)
@@ -182,6 +202,7 @@ class CampaignAudit:
 
     def finish(self, standing: Standing | None) -> None:
         """Compare the capacity that the events add up to with the stored one."""
+        self.packets.skip(stream)
         if self._owed is not None:
             self._cut_short(self._owed, "the end of the book")
         if standing is not None and self._whole:
@@ -215,10 +236,6 @@ class CampaignAudit:
 
     def _group_event(self, event: Event) -> None:
         self.groups.feed(self._position, event)
-
-    def _packet_claimed(self, event: PacketClaimed) -> None:
-        if isinstance(event.group, UUID):
-            self._group_event(event)
 
     # Findings
 
@@ -275,7 +292,10 @@ class CampaignAudit:
         campaign = CAMPAIGN_FOLD.evolve(None, event)
         namespace = sha1(campaign.id.bytes, usedforsecurity=False)
         lottery = Lottery() if redrawing.is_drawn(campaign.terms) else None
-        self.pots[campaign.id] = Pot(campaign, problem is None, namespace, lottery=lottery)
+        handout = packets.handout_of(campaign.terms)
+        self.pots[campaign.id] = Pot(
+            campaign, problem is None, namespace, lottery=lottery, handout=handout
+        )
 
     def _campaign_event(self, event: Any) -> None:
         pot = self.pots.get(event.originator_id)
@@ -291,7 +311,7 @@ class CampaignAudit:
         if state not in _STEPS[type(event)]:
             allowed = " or ".join(sorted(_STEPS[type(event)]))
             return self._here("illegal_step", f"{event.TOPIC} when {allowed}", f"when {state}")
-        if isinstance(event, BudgetReclaimed) and not self._was_owed:
+        if isinstance(event, BudgetReclaimed) and not (self._was_owed or self._is_left(pot)):
             return self._here("illegal_step", f"{event.TOPIC} right after the close", "later")
         return True
 
@@ -309,7 +329,7 @@ class CampaignAudit:
                     self._here("other_amount", expected, found)
             case CampaignClosed():
                 self._check_draw_is_done(pot, event)
-                if pot.left_minor > 0:
+                if pot.left_minor > 0 and not _rolls_over(pot.campaign.terms):
                     self._owed = _Owed(event.originator_id, BudgetReclaimed)
             case _:
                 self._judge_lottery(pot, event)
@@ -321,6 +341,14 @@ class CampaignAudit:
             case CampaignIntakeClosed():
                 self._wrong(redrawing.closing(pot.campaign, pot.capacity, event))
             case CampaignDrawn() if pot.lottery is not None:
+    def _is_left(self, pot: Pot) -> bool:
+        """Whether leftovers go to the sponsor, because the next round is closed itself."""
+        packet = pot.campaign.terms.packet
+        if packet is None or packet.next_round is None:
+            return False
+        after = self.pots.get(packet.next_round)
+        return after is None or after.campaign.state == "closed"
+
                 if self._wrong(redrawing.drawing(pot.campaign)):
                     self._wrong(pot.lottery.redraw(pot.campaign, event))
             case CampaignDrawn():
@@ -337,6 +365,11 @@ class CampaignAudit:
         if lottery.to_give or not (is_drawn or isinstance(event, CampaignClosed)):
             left = f"{len(lottery.to_give)} without" if is_drawn else "not drawn"
             self._unknown("draw_incomplete", "each winner with the coupon", left)
+            case CampaignRolledOver() | CampaignRolledIn():
+                self._judge_leftovers(pot, event)
+                self._check_draw_is_done(pot, event)
+            case CampaignSplitShown():
+                self._judge_split(pot, event)
 
     def _judge_proposal(self, campaign: Campaign, event: FundingProposed) -> None:
         base = (event.from_quota, event.from_budget_minor)
@@ -344,6 +377,7 @@ class CampaignAudit:
             self._here("not_as_proposed", (campaign.quota, campaign.budget_minor), base)
 
     def _judge_funding(self, campaign: Campaign, event: CampaignFunded) -> None:
+                self._wrong(packets.committing(pot, pot.quota, event))
         proposal = campaign.proposal
         if proposal is None:
             self._here("not_as_proposed", "a proposal", "none")
@@ -376,7 +410,7 @@ class CampaignAudit:
         match event:
             case CampaignFunded():
                 self._fund(pot, event.quota_change, event.budget_change_minor)
-            case BudgetReclaimed():
+            case BudgetReclaimed() | CampaignRolledOver():
                 self._fund(pot, 0, -event.amount_minor)
             case _:
                 pass
@@ -404,6 +438,10 @@ class CampaignAudit:
         if stock and not 0 <= pot.issued <= pot.quota:
             self._here("over_issued", f"0 to {pot.quota} issued", pot.issued)
         if money and not 0 <= pot.granted_minor <= pot.budget_minor:
+            case CampaignRolledIn():
+                self._fund(pot, 0, event.amount_minor)
+            case CampaignOpened() if pot.handout is not None:
+                pot.handout.is_open = True
             self._here("over_granted", f"0 to {pot.budget_minor} granted", pot.granted_minor)
 
     # Coupons
@@ -421,7 +459,7 @@ class CampaignAudit:
             ):
                 self._check_terms(campaign, event)
 
-    def _begun(self, event: CouponClaimed | CouponEntered, to: int) -> Pot | None:
+    def _begun(self, event: CouponClaimed | CouponEntered | PacketClaimed, to: int) -> Pot | None:
         """Take a coupon's entry or claim; return its campaign when both are known."""
         coupon = event.originator_id
         kept = self._coupons.get(coupon.int)
@@ -432,6 +470,64 @@ class CampaignAudit:
         self._coupons[coupon.int] = ordinal << _ORDINAL_BITS_FROM | to
         pot = self.pots.get(event.campaign)
         if pot is None:
+    # Packets
+
+    def _packet_claimed(self, event: PacketClaimed) -> None:
+        """A share of a group packet is the group's matter, and a packet like any from then on."""
+        if isinstance(event.group, UUID):
+            self._group_event(event)
+            self.packets.begin(event)
+            return
+        pot = self._begun(event, _PACKET)
+        if pot is None:
+            return
+        self.packets.begin(event)
+        self._take(pot, 1, event.amount_minor)
+        if not pot.judged:
+            return
+        if self._is_own_coupon(pot, event) and self._is_claimable(pot.campaign, event):
+            self._check_packet(pot, event)
+
+    def _check_packet(self, pot: Pot, event: PacketClaimed) -> None:
+        terms = pot.campaign.terms
+        expected = (terms.kind, terms.currency, terms.valid_from, terms.valid_until)
+        found = ("packet", event.currency, event.valid_from, event.valid_until)
+        if expected != found:
+            self._here("claim_other_terms", expected, found)
+        elif pot.handout is not None:
+            self._wrong(pot.handout.give(self._position, event))
+        elif event.amount_minor != terms.face_minor:
+            self._here("share_differs", terms.face_minor, event.amount_minor)
+
+    def _judge_leftovers(self, pot: Pot, event: CampaignRolledOver | CampaignRolledIn) -> None:
+        """All that is in the pot goes to the next round that is named, in two events at once."""
+        if isinstance(event, CampaignRolledIn):
+            expected, found = (self._rolling, (event.from_campaign, event.amount_minor))
+            if not self._was_owed or expected != found:
+                self._here("leftover_differs", expected, found)
+            return
+        packet = pot.campaign.terms.packet
+        named = packet.next_round if packet is not None else None
+        money = (pot.left_minor, pot.campaign.terms.currency, named)
+        if money != (event.amount_minor, event.currency, event.into):
+            self._here("leftover_differs", money, (event.amount_minor, event.currency, event.into))
+        self._rolling = (event.originator_id, event.amount_minor)
+        self._owed = _Owed(event.into, CampaignRolledIn)
+
+    def _judge_split(self, pot: Pot, event: CampaignSplitShown) -> None:
+        is_sold_out = pot.issued >= pot.quota
+        if not self._wrong(packets.showing(pot.campaign, is_sold_out, event)):
+            return
+        if pot.handout is not None and self._whole:
+            for position, wrong in pot.handout.redone(event.seed):
+                self._there(position, *wrong)
+
+    def _take_back(self, campaign: UUID, amount_minor: int, to: str | None) -> None:
+        pot = self.pots[campaign]
+        self._take(pot, 0, -amount_minor)
+        if to == "sponsor":
+            pot.budget_minor -= amount_minor
+
             self._unknown("campaign_unknown", "a campaign that was drafted", event.campaign.hex)
         return pot
 
@@ -475,7 +571,9 @@ class CampaignAudit:
         if expected != found:
             self._here("claim_other_terms", expected, found)
 
-    def _is_own_coupon(self, pot: Pot, event: CouponClaimed | CouponEntered) -> bool:
+    def _is_own_coupon(
+        self, pot: Pot, event: CouponClaimed | CouponEntered | PacketClaimed
+    ) -> bool:
         """Whether the coupon is the person's n-th, and n is one that the person may have."""
         person, n = event.person, event.n
         limit = pot.campaign.terms.per_person_limit
@@ -494,7 +592,9 @@ class CampaignAudit:
             return True
         return self._here("coupon_id", f"{coupon:032x}", event.originator_id.hex)
 
-    def _is_claimable(self, campaign: Campaign, event: CouponClaimed | CouponEntered) -> bool:
+    def _is_claimable(
+        self, campaign: Campaign, event: CouponClaimed | CouponEntered | PacketClaimed
+    ) -> bool:
         """Whether the campaign took claims at that position."""
         terms = campaign.terms
         if campaign.state != "open":
@@ -657,4 +757,8 @@ def _problem_of(terms: Terms) -> str | None:
         return f"face {terms.face_minor}, threshold {terms.threshold_minor}"
     if terms.kind == "fixed" and terms.threshold_minor != terms.face_minor:
         return f"fixed, but with threshold {terms.threshold_minor}"
-    return None
+    return packets.problem_of(terms)
+
+
+def _rolls_over(terms: Terms) -> bool:
+    return terms.packet is not None and terms.packet.leftover == "next_round"

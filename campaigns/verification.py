@@ -20,6 +20,9 @@ from campaigns.campaign import (
     CampaignOpened,
     CampaignPaused,
     CampaignResumed,
+    CampaignRolledIn,
+    CampaignRolledOver,
+    CampaignSplitShown,
     FundingProposed,
 )
 from campaigns.coupon import (
@@ -36,6 +39,13 @@ from campaigns.granting import TOLD, tell, tells_itself
 from campaigns.groups.group import GroupClosed, GroupFunded, GroupShareTaken
 from campaigns.groups.purse import PurseEmptied, PurseFilled, PurseFillingProposed, PurseReturned
 from campaigns.judging import CampaignAudit
+from campaigns.packets.packet import (
+    PacketClaimed,
+    PacketExpired,
+    PacketPaid,
+    PacketRefunded,
+    PacketWalletClosed,
+)
 from campaigns.refusals import PRECEDENCE
 from ledger.history import Entry, Standing
 from ledger.reply_verification import Codes
@@ -78,6 +88,15 @@ RULE_CODES: Final[dict[str, str]] = {
     "purse_id": "a purse's id is made of its campaign and its person",
     "purse_not_due": "purses have money that tiers, a split or a draw are not promised",
     "own_purse": "nobody proposes or approves money for a purse of their own",
+    "packet_unknown": "a packet is claimed before anything else happens to it, by the same person",
+    "paid_twice": "a merchant's order is paid once from a packet",
+    "payment_parts": "a payment takes what is in the packet first, and no more than that",
+    "refund_parts": "a refund gives back what was paid, in the campaign's order, and the packet's "
+    "part into the packet while it can be spent",
+    "share_differs": "a packet holds what its campaign's terms say, and the seed once it is shown",
+    "split_commitment": "tiers and split sums, and nothing else, are funded to the fen and "
+    "committed to by a seed, which is shown after the last claim",
+    "leftover_differs": "what packets leave in the pot goes to the next round that is named, whole",
     "over_sent": "no more is sent from a purse than is in it",
     "group_unknown": "a group is funded before anything else happens to it",
     "group_commitment": "a group has the seed that its purse committed to before it was sent",
@@ -85,7 +104,7 @@ RULE_CODES: Final[dict[str, str]] = {
     "shares_differ": "a group has its shares, a minor unit at least each, and each is taken once",
     "not_invited": "shares are taken by members, or by the sender where the group says so",
     "wrong_share": "each taker has the share that seed, salt and the taker's id decide",
-    "conservation": "pots, purses, groups, holders and merchants have what the events say",
+    "conservation": "pots, purses, groups, holders, packets and merchants have what the events say",
 }
 """Finding → the rule that it breaks."""
 
@@ -100,9 +119,13 @@ SUCCESSES: Final[dict[str, frozenset[str]]] = {
     "drawn": frozenset({CampaignDrawn.TOPIC}),
     "entered": frozenset({CouponEntered.TOPIC}),
     "closed": frozenset({CampaignClosed.TOPIC, BudgetReclaimed.TOPIC}),
-    "claimed": frozenset({CouponClaimed.TOPIC}),
+    "claimed": frozenset({CouponClaimed.TOPIC, PacketClaimed.TOPIC}),
     "redeemed": frozenset({CouponRedeemed.TOPIC}),
-    "refunded": frozenset({CouponRefunded.TOPIC, CouponReclaimed.TOPIC}),
+    "refunded": frozenset({CouponRefunded.TOPIC, CouponReclaimed.TOPIC, PacketRefunded.TOPIC}),
+    "paid": frozenset({PacketPaid.TOPIC}),
+    "wallet_closed": frozenset({PacketWalletClosed.TOPIC}),
+    "rolled_over": frozenset({CampaignRolledOver.TOPIC, CampaignRolledIn.TOPIC}),
+    "split_shown": frozenset({CampaignSplitShown.TOPIC}),
     "voided": frozenset({CouponVoided.TOPIC}),
     "filling_proposed": frozenset({PurseFillingProposed.TOPIC}),
     "purse_filled": frozenset({PurseFilled.TOPIC}),
@@ -110,7 +133,7 @@ SUCCESSES: Final[dict[str, frozenset[str]]] = {
     "group_funded": frozenset({GroupFunded.TOPIC}),
     "share_taken": frozenset({GroupShareTaken.TOPIC, GroupClosed.TOPIC}),
     "group_returned": frozenset({PurseReturned.TOPIC}),
-    "expired": frozenset({CouponExpired.TOPIC}),
+    "expired": frozenset({CouponExpired.TOPIC, PacketExpired.TOPIC}),
 }
 """Code of a success → the topics that its last event may have."""
 
@@ -189,7 +212,11 @@ def _conservation(book: BookAudit, rules: CampaignAudit) -> Iterator[Finding]:
         found = book.balances.get(currency, {}).get(account, 0)
         if found != expected:
             yield Finding("conservation", account, f"{expected} {currency}", f"{found} {currency}")
-    for kind, totals in (("holder", rules.held_minor), ("merchant", rules.redeemed_minor)):
+    for kind, totals in (
+        ("holder", rules.held_minor),
+        ("packet", rules.packets.balance_minor),
+        ("merchant", rules.redeemed_minor),
+    ):
         for currency, expected in totals.items():
             total = book.total(kind, currency)
             if total != expected:
