@@ -451,6 +451,64 @@ TABLE: Final[tuple[Trouble, ...]] = (
         "Shares can still be taken",
         "What is left goes back to the sender at `until`, not before.",
     ),
+    # --- the rules of public draws ------------------------------------------------------------
+    Trouble(
+        "no_public_draw",
+        409,
+        "This campaign has no public draw",
+        "There is nothing to register for: what it gives is claimed.",
+    ),
+    Trouble(
+        "draw_only",
+        409,
+        "This campaign gives by a public draw only",
+        "Register for the draw; whoever is drawn claims with `POST "
+        "/v1/campaigns/{campaign}/draw/wins`. The draw is at `draws_at`.",
+    ),
+    Trouble(
+        "registration_over",
+        409,
+        "The registration is over",
+        "Entries are made, taken back and voided until `ended_at`. Then the list is frozen.",
+    ),
+    Trouble(
+        "entry_void",
+        409,
+        "This entry is void",
+        "The first valid entry of an identity and of a telephone counts. `reason` says why this "
+        "one does not: `same_person`, `same_phone`, `region`, `operator` or `voided`. `signature` "
+        "is over the bytes of `statement`, so that it can be shown to others.",
+    ),
+    Trouble(
+        "withdrawn_too_often",
+        409,
+        "You have withdrawn too often",
+        "A person may register `most` times for one draw.",
+    ),
+    Trouble(
+        "not_registered",
+        409,
+        "The entry is not in the list",
+        "Only an entry that is in the list can leave it, and this one's `state` is another.",
+    ),
+    Trouble(
+        "claim_deadline_passed",
+        409,
+        "The time to claim is over",
+        "You were drawn and could claim until `claim_until`. The seat is for a runner-up now.",
+    ),
+    Trouble(
+        "winners_may_claim",
+        409,
+        "Winners may still claim",
+        "Until `claim_until` what was drawn is kept for those who were drawn.",
+    ),
+    Trouble(
+        "below_promised",
+        409,
+        "The draw promises more",
+        "A public draw is funded for every seat: `quota` of them, worth `budget_minor`.",
+    ),
     # --- the steps of a draw, asked for by the service itself ---------------------------------
     Trouble(
         "still_entering",
@@ -464,6 +522,36 @@ TABLE: Final[tuple[Trouble, ...]] = (
         "This is not the seed of this draw",
         "The SHA-256 of the seed is not the `seed_commitment` that was published before. The "
         "service has another draw key than it had then.",
+    ),
+    Trouble(
+        "list_differs",
+        409,
+        "This is not the whole list",
+        "The book has `entries` places in the list, `withdrawn` of them empty.",
+    ),
+    Trouble(
+        "other_round",
+        409,
+        "This value does not decide the draw",
+        "The beacon's round `round` does, which is emitted at `emitted_at`.",
+    ),
+    Trouble(
+        "commitment_mismatch",
+        409,
+        "The seed is not the one that was committed to",
+        "The SHA-256 of the seed is not the `seed_commitment` that was published at the opening.",
+    ),
+    Trouble(
+        "already_won",
+        409,
+        "This entry has its seat",
+        "A seat is given once.",
+    ),
+    Trouble(
+        "nobody_moves_up",
+        409,
+        "Nobody moves up",
+        "There is no vacant seat, no runner-up left, or nothing can be claimed any more.",
     ),
     # --- what happened to the store -----------------------------------------------------------
     Trouble(

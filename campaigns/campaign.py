@@ -14,6 +14,7 @@ import msgspec
 from msgspec import UNSET, UnsetType
 from msgspec.structs import replace
 
+from campaigns.draws.terms import PublicDrawTerms
 from campaigns.packets.terms import PacketTerms
 from ledger.events import Event
 
@@ -75,6 +76,7 @@ class Terms(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     restock: bool = msgspec.field(default_factory=bool)
     intake: Intake | None = None
     packet: PacketTerms | None = None
+    public_draw: PublicDrawTerms | None = None
 
 
 class CampaignDrafted(Event, frozen=True, kw_only=True):

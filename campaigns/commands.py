@@ -14,7 +14,7 @@ from typing import Any, ClassVar, Final, NamedTuple
 from uuid import UUID, uuid5
 
 import msgspec
-from msgspec.structs import force_setattr
+from msgspec.structs import force_setattr, replace
 
 from campaigns.campaign import (
     CAMPAIGN_FOLD,
@@ -44,6 +44,7 @@ from campaigns.coupon import (
     CouponVoided,
     coupon_id,
 )
+from campaigns.draws.opening import open_draw, require_funds, require_kept
 from campaigns.granting import grant, told_again
 from campaigns.holding import holding_read
 from campaigns.intake import (
@@ -321,6 +322,7 @@ class ApproveFunding(CampaignCommand):
             raise Refusal(
                 "proposal_changed", quota=proposal.quota, budget_minor=proposal.budget_minor
             )
+        require_funds(campaign, proposal.quota, proposal.budget_minor)
         _require_covered(view, self.campaign, self.quota, self.budget.amount_minor)
         event = CampaignFunded(
             **header.of(campaign.id, campaign.version + 1),
@@ -366,7 +368,9 @@ class OpenCampaign(CampaignCommand):
             seed = split_seed(self.draw_key(), campaign.id, campaign.version + 1)
             own["split_commitment"] = split_commitment(seed)
             pools = list(seeded_pools(campaign.id, packet))
-        return _campaign_decision(self.book, "opened", campaign, [CampaignOpened(**own)], pools)
+        drawn = open_draw(campaign, self.draw_key, view.now, header.of)
+        done = _campaign_decision(self.book, "opened", campaign, [CampaignOpened(**own)], pools)
+        return replace(done, events=[*done.events, *drawn])
 
 
 @dataclass(frozen=True, slots=True)
@@ -416,6 +420,7 @@ class CloseCampaign(CampaignCommand):
         _require_state(campaign, "draft", "funded", "open", "paused")
         if campaign.draw is not None and campaign.draw.seed is not None:
             _require_drawn(view, campaign)
+        require_kept(view, campaign)
         capacity = view.capacity((self.campaign, POOL))
         left = capacity.budget_minor - capacity.granted_minor
         if campaign.terms.packet is not None and campaign.terms.packet.leftover == "next_round":
@@ -471,6 +476,8 @@ class ClaimCoupon(Command, msgspec.Struct, frozen=True, gc=False):
         campaign = _known(view, self.campaign)
         terms = campaign.terms
         _require_open(campaign, view.now)
+        if terms.public_draw is not None:
+            raise Refusal("draw_only", draws_at=terms.public_draw.draw_at)
         if campaign.draw is not None:
             entry = self._entry(view, header, campaign, campaign.draw)
             if entry is not None:

@@ -29,6 +29,14 @@ from campaigns.coupon import (
     CouponVoided,
     coupon_id,
 )
+from campaigns.draws.draw import DRAW_EVENTS
+from campaigns.draws.entry import (
+    ENTRY_EVENTS,
+    DrawEntered,
+    DrawEntryVoided,
+    DrawWithdrawn,
+    DrawWon,
+)
 from campaigns.intake import is_winner
 from ledger.commit import Fold
 from ledger.events import Event
@@ -57,11 +65,21 @@ class CouponCounts(msgspec.Struct):
     drawn: int = 0
 
 
+class DrawCounts(msgspec.Struct):
+    """How a public draw stands: who is in the list, who is not any more, who was given a seat."""
+
+    registered: int = 0
+    withdrawn: int = 0
+    voided: int = 0
+    won: int = 0
+
+
 class CampaignAt(msgspec.Struct):
-    """A campaign at a position, and what became of its coupons."""
+    """A campaign at a position, and what became of its coupons and of its public draw."""
 
     campaign: Campaign
     coupons: CouponCounts = msgspec.field(default_factory=CouponCounts)
+    draw: DrawCounts = msgspec.field(default_factory=DrawCounts)
 
 
 class MoneyAt(msgspec.Struct):
@@ -102,6 +120,7 @@ class BookAt:
             CouponReclaimed: self._reclaimed,
             CouponExpired: self._expired,
             CouponVoided: self._voided,
+            **dict.fromkeys((*DRAW_EVENTS, *ENTRY_EVENTS), self._public_draw),
         }
 
     def apply(self, positioned: Positioned) -> None:
@@ -136,6 +155,22 @@ class BookAt:
 
     def _counts(self, event: Any) -> tuple[CouponCounts, CouponCounts]:
         return self.coupons, self.campaigns[event.campaign].coupons
+
+    def _public_draw(self, event: Any) -> None:
+        counts = self.campaigns[event.campaign].draw
+        match event:
+            case DrawEntered():
+                counts.registered += 1
+            case DrawWithdrawn():
+                counts.registered -= 1
+                counts.withdrawn += 1
+            case DrawEntryVoided():
+                counts.registered -= 1
+                counts.voided += 1
+            case DrawWon():
+                counts.won += 1
+            case _:
+                pass
 
     def _entered(self, event: CouponEntered) -> None:
         for counts in self._counts(event):

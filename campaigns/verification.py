@@ -34,6 +34,9 @@ from campaigns.coupon import (
     CouponRefunded,
     CouponVoided,
 )
+from campaigns.draws.auditing import RULES as DRAW_RULES
+from campaigns.draws.draw import DrawDrawn, DrawFrozen, DrawMovedUp, DrawOpened, DrawVoided
+from campaigns.draws.entry import DrawEntryVoided, DrawPhoneFreed, DrawPhoneTaken, DrawWon
 from campaigns.event_types import MAPPER
 from campaigns.granting import TOLD, tell, tells_itself
 from campaigns.groups.group import GroupClosed, GroupFunded, GroupShareTaken
@@ -68,6 +71,7 @@ RULE_CODES: Final[dict[str, str]] = {
     "draw_differs": "a draw has all entrants, and the places that there was stock and money for; "
     "its winners are those of the lowest ranks",
     "not_a_winner": "a draw gives coupons to its winners, once each, and to nobody else",
+    **DRAW_RULES,
     "draw_incomplete": "until each winner has the coupon nothing else is given out or taken back",
     "over_issued": "no more coupons are issued than the quota of that moment",
     "over_granted": "no more money is granted than the budget of that moment",
@@ -84,10 +88,6 @@ RULE_CODES: Final[dict[str, str]] = {
     "self_approval": "funding is approved by another person than proposed it",
     "not_as_proposed": "what is funded is what was proposed, on the values that it was proposed on",
     "decision_cut_short": "a close gives the rest back, and a late refund reclaims, at once",
-    "purse_unknown": "money is proposed for a purse before anything else happens to it",
-    "purse_id": "a purse's id is made of its campaign and its person",
-    "purse_not_due": "purses have money that tiers, a split or a draw are not promised",
-    "own_purse": "nobody proposes or approves money for a purse of their own",
     "packet_unknown": "a packet is claimed before anything else happens to it, by the same person",
     "paid_twice": "a merchant's order is paid once from a packet",
     "payment_parts": "a payment takes what is in the packet first, and no more than that",
@@ -97,6 +97,10 @@ RULE_CODES: Final[dict[str, str]] = {
     "split_commitment": "tiers and split sums, and nothing else, are funded to the fen and "
     "committed to by a seed, which is shown after the last claim",
     "leftover_differs": "what packets leave in the pot goes to the next round that is named, whole",
+    "purse_unknown": "money is proposed for a purse before anything else happens to it",
+    "purse_id": "a purse's id is made of its campaign and its person",
+    "purse_not_due": "purses have money that tiers, a split or a draw are not promised",
+    "own_purse": "nobody proposes or approves money for a purse of their own",
     "over_sent": "no more is sent from a purse than is in it",
     "group_unknown": "a group is funded before anything else happens to it",
     "group_commitment": "a group has the seed that its purse committed to before it was sent",
@@ -112,12 +116,20 @@ SUCCESSES: Final[dict[str, frozenset[str]]] = {
     "drafted": frozenset({CampaignDrafted.TOPIC}),
     "funding_proposed": frozenset({FundingProposed.TOPIC}),
     "funded": frozenset({CampaignFunded.TOPIC}),
-    "opened": frozenset({CampaignOpened.TOPIC}),
+    "opened": frozenset({CampaignOpened.TOPIC, DrawOpened.TOPIC}),
     "paused": frozenset({CampaignPaused.TOPIC}),
     "resumed": frozenset({CampaignResumed.TOPIC}),
     "intake_closed": frozenset({CampaignIntakeClosed.TOPIC}),
     "drawn": frozenset({CampaignDrawn.TOPIC}),
     "entered": frozenset({CouponEntered.TOPIC}),
+    "registered": frozenset({DrawPhoneTaken.TOPIC}),
+    "withdrawn": frozenset({DrawPhoneFreed.TOPIC}),
+    "entry_voided": frozenset({DrawEntryVoided.TOPIC}),
+    "list_frozen": frozenset({DrawFrozen.TOPIC}),
+    "draw_voided": frozenset({DrawVoided.TOPIC}),
+    "draw_recorded": frozenset({DrawDrawn.TOPIC}),
+    "seat_given": frozenset({DrawWon.TOPIC}),
+    "moved_up": frozenset({DrawMovedUp.TOPIC}),
     "closed": frozenset({CampaignClosed.TOPIC, BudgetReclaimed.TOPIC}),
     "claimed": frozenset({CouponClaimed.TOPIC, PacketClaimed.TOPIC}),
     "redeemed": frozenset({CouponRedeemed.TOPIC}),

@@ -16,6 +16,8 @@ from uuid import UUID
 
 import msgspec
 
+from campaigns.draws.draw import DRAW_EVENTS
+from campaigns.draws.entry import ENTRY_EVENTS
 from projections.projection import Batch, Projection, View, read_statements
 from projections.rows import change_rows
 
@@ -122,6 +124,7 @@ class Voided(Returned):
 
 
 READS: Final[dict[str, type[View] | None]] = {
+    **dict.fromkeys((event.TOPIC for event in (*DRAW_EVENTS, *ENTRY_EVENTS)), None),
     "campaign.drafted": Drafted,
     "campaign.funding_proposed": FundingProposed,
     "campaign.funded": Funded,

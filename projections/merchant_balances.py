@@ -13,6 +13,8 @@ from uuid import UUID
 import msgspec
 from psycopg2.errors import NotNullViolation
 
+from campaigns.draws.draw import DRAW_EVENTS
+from campaigns.draws.entry import ENTRY_EVENTS
 from projections.projection import (
     Batch,
     Projection,
@@ -47,6 +49,7 @@ class Refunded(View):
 
 
 READS: Final[dict[str, type[View] | None]] = {
+    **dict.fromkeys((event.TOPIC for event in (*DRAW_EVENTS, *ENTRY_EVENTS)), None),
     "coupon.redeemed": Redeemed,
     "coupon.refunded": Refunded,
     "coupon.entered": None,

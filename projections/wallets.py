@@ -14,6 +14,8 @@ from uuid import UUID
 import msgspec
 from psycopg2.errors import NotNullViolation
 
+from campaigns.draws.draw import DRAW_EVENTS
+from campaigns.draws.entry import ENTRY_EVENTS
 from projections.projection import (
     Batch,
     Projection,
@@ -86,6 +88,7 @@ class Closed(View):
 
 
 READS: Final[dict[str, type[View] | None]] = {
+    **dict.fromkeys((event.TOPIC for event in (*DRAW_EVENTS, *ENTRY_EVENTS)), None),
     "coupon.entered": Entered,
     "coupon.claimed": Claimed,
     "coupon.redeemed": Redeemed,

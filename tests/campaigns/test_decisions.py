@@ -520,10 +520,13 @@ def wrong_redemptions() -> dict[str, Case]:
 
 def wrong_claims() -> dict[str, Case]:
     """A claim for each of its refusals."""
+    from tests.draws.stories import DrawStory
+
     limited = Story(terms_of(per_person_limit=2)).claimed().claimed()
     return {
         "not_found": (Story().drafted(), claim(), tourist(WHO), NOON),
         "not_open": (Story().funded(), claim(), tourist(WHO), NOON),
+        "draw_only": (DrawStory().opened(), claim(), tourist(WHO), NOON),
         "already_claimed": (Story().claimed(), claim(), tourist(WHO), NOON),
         "limit_reached": (limited, claim(), tourist(WHO), NOON),
         "draw_pending": (between(), claim(2), tourist(person(2)), NOON),
@@ -575,6 +578,7 @@ def wrong_approvals() -> dict[str, Case]:
         "self_approval": (proposed(4, 2000), approve(4, more), ALICE, NOON),
         "unit_mismatch": (proposed(4, 1500), approve(4, DOLLARS), BOB, NOON),
         "proposal_changed": (proposed(4, 2000), approve(5, budget), BOB, NOON),
+        "below_promised": (less_for_a_draw(), approve(1, less), BOB, NOON),
         "below_issued": (proposed(1, 1500).claimed(2), approve(1, budget), BOB, NOON),
         "below_granted": (proposed(3, 500).claimed(2), approve(3, less), BOB, NOON),
     }
@@ -619,14 +623,35 @@ def wrong_steps(step: Command) -> dict[str, Case]:
 
 def wrong_openings() -> dict[str, Case]:
     """An opening for each of its refusals."""
-    unfunded: dict[str, Case] = {"unfunded": (Story().drafted(), OPEN, ALICE, NOON)}
-    steps = wrong_steps(OPEN)
-    return {"not_found": steps["not_found"], **unfunded, "wrong_state": steps["wrong_state"]}
+    from tests.draws.stories import CLOSES, DrawStory
+
+    return {
+        "not_found": (Story(), OPEN, ALICE, NOON),
+        "unfunded": (Story().drafted(), OPEN, ALICE, NOON),
+        "wrong_state": (closed(), OPEN, ALICE, NOON),
+        "below_promised": (DrawStory().funded(1, 500), OPEN, ALICE, NOON),
+        "registration_over": (DrawStory().funded(2, 1000), OPEN, ALICE, CLOSES),
+    }
+
+
+def less_for_a_draw() -> Story:
+    """A public draw that was opened, and a proposal that would take some of its funds away."""
+    from tests.draws.stories import DrawStory
+
+    story = DrawStory().opened()
+    story.when(propose(1, Money(500, "CNY"), 2, 1000))
+    return story
 
 
 def wrong_closes() -> dict[str, Case]:
     """A close for each of its refusals."""
-    return {**wrong_steps(CLOSE), "draw_pending": (between(), CLOSE, ALICE, NOON)}
+    from tests.draws.stories import DrawStory
+
+    return {
+        **wrong_steps(CLOSE),
+        "draw_pending": (between(), CLOSE, ALICE, NOON),
+        "winners_may_claim": (DrawStory().given(), CLOSE, ALICE, NOON),
+    }
 
 
 def wrong_ends_of_intakes() -> dict[str, Case]:
@@ -695,6 +720,14 @@ ELSEWHERE = {
     "send_group": "test_groups",
     "take_share": "test_groups",
     "return_group": "test_groups",
+    "enter_draw": "draws/test_decisions",
+    "withdraw_entry": "draws/test_decisions",
+    "void_entry": "draws/test_decisions",
+    "freeze_list": "draws/test_decisions",
+    "record_draw": "draws/test_decisions",
+    "give_seat": "draws/test_decisions",
+    "move_up": "draws/test_decisions",
+    "claim_win": "draws/test_decisions",
 }
 """Command → the module that shows its refusals."""
 
