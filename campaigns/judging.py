@@ -50,11 +50,11 @@ from campaigns.coupon import (
     CouponVoided,
 )
 from campaigns.groups.judging import GroupAudit, Judge
+from campaigns.packets import judging as packets
+from campaigns.packets.judging import Handout, PacketAudit, Reports
 from campaigns.packets.packet import PacketClaimed
 from campaigns.redrawing import Lottery, Wrong
 from campaigns.replies import CAMPAIGN_PREFIX, COUPON_PREFIX
-from campaigns.packets import judging as packets
-from campaigns.packets.judging import Handout, PacketAudit, Reports
 from ledger.appending import Capacity
 from ledger.books import Book, PublicId
 from ledger.events import Event
@@ -82,12 +82,12 @@ _STEPS: Final[dict[type[Event], frozenset[str]]] = {
     BudgetReclaimed: frozenset({"closed"}),
     CampaignIntakeClosed: frozenset({"open"}),
     CampaignDrawn: frozenset({"open"}),
-}
-"""Campaign event → the states in which it may happen."""
-
     CampaignRolledOver: frozenset({"closed"}),
     CampaignRolledIn: frozenset({"draft", "funded", "open", "paused"}),
     CampaignSplitShown: frozenset({"open", "paused", "closed"}),
+}
+"""Campaign event → the states in which it may happen."""
+
 
 _UUID_FREE_BITS: Final = ~(0xF << 76 | 0x3 << 62)
 _UUID_VERSION_5: Final = 0x5 << 76 | 0x2 << 62
@@ -105,10 +105,10 @@ class Pot:
     granted_minor: int = 0
     budget_minor: int = 0
     lottery: Lottery | None = None
+    handout: Handout | None = None
 
     @property
     def capacity(self) -> Capacity:
-    handout: Handout | None = None
         """The stock and budget that the events add up to."""
         return Capacity(self.issued, self.quota, self.granted_minor, self.budget_minor)
 
@@ -145,10 +145,10 @@ class CampaignAudit:
         self._coupons: dict[int, int] = {}
         self._owed: _Owed | None = None
         self._was_owed = False
+        self._rolling: tuple[UUID, int] | None = None
         self._position = 0
         self._whole = True
         self._rules: dict[type[Event], Callable[[Any], None]] = {
-        self._rolling: tuple[UUID, int] | None = None
             **dict.fromkeys(CAMPAIGN_EVENTS, self._campaign_event),
             CampaignDrafted: self._drafted,
             CouponEntered: self._entered,
@@ -171,9 +171,6 @@ class CampaignAudit:
             )
         )
         self._rules |= dict.fromkeys(self.groups.kinds, self._group_event)
-        self._rules[PacketClaimed] = self._packet_claimed
-
-    def feed(self, position: int, event: Event) -> None:
         self.packets = PacketAudit(
             Reports(
                 pots=self.pots,
@@ -184,6 +181,9 @@ class CampaignAudit:
             )
         )
         self._rules |= dict.fromkeys(self.packets.kinds, self.packets.feed)
+        self._rules[PacketClaimed] = self._packet_claimed
+
+    def feed(self, position: int, event: Event) -> None:
         """Judge one event."""
         self._position = position
         self._was_owed = self._owed is not None and self._is_paid(self._owed, event)
@@ -197,12 +197,12 @@ class CampaignAudit:
         self._whole = False
         self._owed = None
         self.groups.skip(stream)
+        self.packets.skip(stream)
         if stream in self.pots:
             self.pots[stream].judged = False
 
     def finish(self, standing: Standing | None) -> None:
         """Compare the capacity that the events add up to with the stored one."""
-        self.packets.skip(stream)
         if self._owed is not None:
             self._cut_short(self._owed, "the end of the book")
         if standing is not None and self._whole:
@@ -220,6 +220,9 @@ class CampaignAudit:
             if pot.lottery is not None
             and (pot.lottery.winners or (campaign, DRAW_POOL) in standing.capacity)
         }
+        for campaign, pot in self.pots.items():
+            pools = pot.handout.pools if pot.handout is not None else {}
+            derived |= {(campaign, pool): capacity for pool, capacity in pools.items()}
         for pool in sorted(derived.keys() | standing.capacity.keys(), key=str):
             expected, found = derived.get(pool), standing.capacity.get(pool)
             if expected != found:
@@ -315,6 +318,14 @@ class CampaignAudit:
             return self._here("illegal_step", f"{event.TOPIC} right after the close", "later")
         return True
 
+    def _is_left(self, pot: Pot) -> bool:
+        """Whether leftovers go to the sponsor, because the next round is closed itself."""
+        packet = pot.campaign.terms.packet
+        if packet is None or packet.next_round is None:
+            return False
+        after = self.pots.get(packet.next_round)
+        return after is None or after.campaign.state == "closed"
+
     def _judge_campaign(self, pot: Pot, event: Any) -> None:
         match event:
             case FundingProposed():
@@ -331,6 +342,11 @@ class CampaignAudit:
                 self._check_draw_is_done(pot, event)
                 if pot.left_minor > 0 and not _rolls_over(pot.campaign.terms):
                     self._owed = _Owed(event.originator_id, BudgetReclaimed)
+            case CampaignRolledOver() | CampaignRolledIn():
+                self._judge_leftovers(pot, event)
+                self._check_draw_is_done(pot, event)
+            case CampaignSplitShown():
+                self._judge_split(pot, event)
             case _:
                 self._judge_lottery(pot, event)
 
@@ -338,17 +354,10 @@ class CampaignAudit:
         match event:
             case CampaignOpened():
                 self._wrong(redrawing.opening(pot.campaign, event))
+                self._wrong(packets.committing(pot, pot.quota, event))
             case CampaignIntakeClosed():
                 self._wrong(redrawing.closing(pot.campaign, pot.capacity, event))
             case CampaignDrawn() if pot.lottery is not None:
-    def _is_left(self, pot: Pot) -> bool:
-        """Whether leftovers go to the sponsor, because the next round is closed itself."""
-        packet = pot.campaign.terms.packet
-        if packet is None or packet.next_round is None:
-            return False
-        after = self.pots.get(packet.next_round)
-        return after is None or after.campaign.state == "closed"
-
                 if self._wrong(redrawing.drawing(pot.campaign)):
                     self._wrong(pot.lottery.redraw(pot.campaign, event))
             case CampaignDrawn():
@@ -365,11 +374,6 @@ class CampaignAudit:
         if lottery.to_give or not (is_drawn or isinstance(event, CampaignClosed)):
             left = f"{len(lottery.to_give)} without" if is_drawn else "not drawn"
             self._unknown("draw_incomplete", "each winner with the coupon", left)
-            case CampaignRolledOver() | CampaignRolledIn():
-                self._judge_leftovers(pot, event)
-                self._check_draw_is_done(pot, event)
-            case CampaignSplitShown():
-                self._judge_split(pot, event)
 
     def _judge_proposal(self, campaign: Campaign, event: FundingProposed) -> None:
         base = (event.from_quota, event.from_budget_minor)
@@ -377,7 +381,6 @@ class CampaignAudit:
             self._here("not_as_proposed", (campaign.quota, campaign.budget_minor), base)
 
     def _judge_funding(self, campaign: Campaign, event: CampaignFunded) -> None:
-                self._wrong(packets.committing(pot, pot.quota, event))
         proposal = campaign.proposal
         if proposal is None:
             self._here("not_as_proposed", "a proposal", "none")
@@ -412,6 +415,10 @@ class CampaignAudit:
                 self._fund(pot, event.quota_change, event.budget_change_minor)
             case BudgetReclaimed() | CampaignRolledOver():
                 self._fund(pot, 0, -event.amount_minor)
+            case CampaignRolledIn():
+                self._fund(pot, 0, event.amount_minor)
+            case CampaignOpened() if pot.handout is not None:
+                pot.handout.is_open = True
             case _:
                 pass
         pot.campaign = CAMPAIGN_FOLD.evolve(pot.campaign, event)
@@ -438,38 +445,8 @@ class CampaignAudit:
         if stock and not 0 <= pot.issued <= pot.quota:
             self._here("over_issued", f"0 to {pot.quota} issued", pot.issued)
         if money and not 0 <= pot.granted_minor <= pot.budget_minor:
-            case CampaignRolledIn():
-                self._fund(pot, 0, event.amount_minor)
-            case CampaignOpened() if pot.handout is not None:
-                pot.handout.is_open = True
             self._here("over_granted", f"0 to {pot.budget_minor} granted", pot.granted_minor)
 
-    # Coupons
-
-    def _entered(self, event: CouponEntered) -> None:
-        pot = self._begun(event, _ENTERED)
-        if pot is None:
-            return
-        if pot.lottery is not None:
-            pot.lottery.enter(event.originator_id.int)
-        if pot.judged and self._is_own_coupon(pot, event):
-            campaign = pot.campaign
-            if self._is_claimable(campaign, event) and self._wrong(
-                redrawing.entry(campaign, event.at)
-            ):
-                self._check_terms(campaign, event)
-
-    def _begun(self, event: CouponClaimed | CouponEntered | PacketClaimed, to: int) -> Pot | None:
-        """Take a coupon's entry or claim; return its campaign when both are known."""
-        coupon = event.originator_id
-        kept = self._coupons.get(coupon.int)
-        if kept is not None and (to == _ENTERED or kept & _STATE_MASK != _ENTERED):
-            self._here("illegal_step", f"one claim of {self._coupon_name(coupon)}", "another")
-            return None
-        ordinal = min(max(event.n, 0), _ORDINAL_MASK)
-        self._coupons[coupon.int] = ordinal << _ORDINAL_BITS_FROM | to
-        pot = self.pots.get(event.campaign)
-        if pot is None:
     # Packets
 
     def _packet_claimed(self, event: PacketClaimed) -> None:
@@ -528,6 +505,32 @@ class CampaignAudit:
         if to == "sponsor":
             pot.budget_minor -= amount_minor
 
+    # Coupons
+
+    def _entered(self, event: CouponEntered) -> None:
+        pot = self._begun(event, _ENTERED)
+        if pot is None:
+            return
+        if pot.lottery is not None:
+            pot.lottery.enter(event.originator_id.int)
+        if pot.judged and self._is_own_coupon(pot, event):
+            campaign = pot.campaign
+            if self._is_claimable(campaign, event) and self._wrong(
+                redrawing.entry(campaign, event.at)
+            ):
+                self._check_terms(campaign, event)
+
+    def _begun(self, event: CouponClaimed | CouponEntered | PacketClaimed, to: int) -> Pot | None:
+        """Take a coupon's entry or claim; return its campaign when both are known."""
+        coupon = event.originator_id
+        kept = self._coupons.get(coupon.int)
+        if kept is not None and (to == _ENTERED or kept & _STATE_MASK != _ENTERED):
+            self._here("illegal_step", f"one claim of {self._coupon_name(coupon)}", "another")
+            return None
+        ordinal = min(max(event.n, 0), _ORDINAL_MASK)
+        self._coupons[coupon.int] = ordinal << _ORDINAL_BITS_FROM | to
+        pot = self.pots.get(event.campaign)
+        if pot is None:
             self._unknown("campaign_unknown", "a campaign that was drafted", event.campaign.hex)
         return pot
 
