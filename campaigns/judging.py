@@ -49,6 +49,9 @@ from campaigns.coupon import (
     CouponRefunded,
     CouponVoided,
 )
+from campaigns.draws.auditing import PublicDrawAudit
+from campaigns.draws.draw import DRAW_EVENTS
+from campaigns.draws.entry import ENTRY_EVENTS
 from campaigns.groups.judging import GroupAudit, Judge
 from campaigns.packets import judging as packets
 from campaigns.packets.judging import Handout, PacketAudit, Reports
@@ -182,6 +185,8 @@ class CampaignAudit:
         )
         self._rules |= dict.fromkeys(self.packets.kinds, self.packets.feed)
         self._rules[PacketClaimed] = self._packet_claimed
+        self.draws: dict[UUID, PublicDrawAudit] = {}
+        self._rules |= dict.fromkeys((*DRAW_EVENTS, *ENTRY_EVENTS), self._public_draw_event)
 
     def feed(self, position: int, event: Event) -> None:
         """Judge one event."""
@@ -220,6 +225,11 @@ class CampaignAudit:
             if pot.lottery is not None
             and (pot.lottery.winners or (campaign, DRAW_POOL) in standing.capacity)
         }
+        derived |= {
+            (campaign, pool): capacity
+            for campaign, draw in self.draws.items()
+            for pool, capacity in draw.pools().items()
+        }
         for campaign, pot in self.pots.items():
             pools = pot.handout.pools if pot.handout is not None else {}
             derived |= {(campaign, pool): capacity for pool, capacity in pools.items()}
@@ -236,6 +246,19 @@ class CampaignAudit:
         pot = self.pots.get(campaign)
         if pot is not None:
             self._take(pot, issued, granted_minor)
+
+    def _public_draw_event(self, event: Any) -> None:
+        pot = self.pots.get(event.campaign)
+        if pot is None or pot.campaign.terms.public_draw is None:
+            self._unknown("campaign_unknown", "a campaign with a public draw", event.campaign.hex)
+            return
+        for wrong in self._draw_of(pot.campaign).judge(event, pot.campaign):
+            self._wrong(wrong)
+
+    def _draw_of(self, campaign: Campaign) -> PublicDrawAudit:
+        if campaign.id not in self.draws:
+            self.draws[campaign.id] = PublicDrawAudit(self._book)
+        return self.draws[campaign.id]
 
     def _group_event(self, event: Event) -> None:
         self.groups.feed(self._position, event)
@@ -558,6 +581,8 @@ class CampaignAudit:
         self, lottery: Lottery | None, campaign: Campaign, event: CouponClaimed
     ) -> bool:
         """Whether the draw gave the coupon to a winner, or was done with when it was claimed."""
+        if campaign.terms.public_draw is not None:
+            return self._wrong(self._draw_of(campaign).claim(event, event.face_minor))
         if event.drawn is True:
             coupon = event.originator_id
             if lottery is not None and lottery.gives(coupon.int):
