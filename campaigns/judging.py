@@ -494,6 +494,8 @@ class CampaignAudit:
         found = ("packet", event.currency, event.valid_from, event.valid_until)
         if expected != found:
             self._here("claim_other_terms", expected, found)
+        elif terms.public_draw is not None:
+            self._wrong(self._draw_of(pot.campaign).claim(event, event.amount_minor))
         elif pot.handout is not None:
             self._wrong(pot.handout.give(self._position, event))
         elif event.amount_minor != terms.face_minor:

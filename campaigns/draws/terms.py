@@ -94,7 +94,9 @@ class PublicDrawTerms(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=T
         return sum(tier.count * tier.amount_minor for tier in self.tiers)
 
 
-def problems_of(terms: PublicDrawTerms, claim_until: datetime) -> Iterator[tuple[str, str]]:
+def problems_of(
+    terms: PublicDrawTerms, claim_from: datetime, claim_until: datetime
+) -> Iterator[tuple[str, str]]:
     """Yield what nobody could keep: the field, and the rule in words."""
     chain = terms.chain
     if not (_CHAIN.fullmatch(chain.hash) and chain.genesis >= 0 and chain.period_s >= 1):
@@ -104,8 +106,8 @@ def problems_of(terms: PublicDrawTerms, claim_until: datetime) -> Iterator[tuple
         yield "register_until", "Registration ends after it begins."
     if terms.round_time < terms.register_until + LEAD:
         yield "draw_at", "The beacon speaks a minute or more after the registration has ended."
-    if terms.round_time >= claim_until:
-        yield "draw_at", "Winners can claim after the draw."
+    if not claim_from <= terms.round_time < claim_until:
+        yield "draw_at", "The draw lies in the claim window, so that winners can claim after it."
     if not terms.tiers or any(t.count < 1 or t.amount_minor < 1 for t in terms.tiers):
         yield "tiers", "Each tier has winners and an amount."
     if not (terms.runners_up >= 0 and terms.winners + terms.runners_up <= DRAWN_MAX):

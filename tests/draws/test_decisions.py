@@ -426,8 +426,8 @@ def test_a_winner_cannot_be_made_by_a_proof_of_another_rank() -> None:
 )
 def test_terms_that_nobody_could_keep(changes: dict[str, Any], field: str) -> None:
     """Each has its rule; the ordinary ones break none."""
-    assert not list(problems_of(public_draw(), COUPONS.claim_until))
-    found = list(problems_of(public_draw(**changes), COUPONS.claim_until))
+    assert not list(problems_of(public_draw(), COUPONS.claim_from, COUPONS.claim_until))
+    found = list(problems_of(public_draw(**changes), COUPONS.claim_from, COUPONS.claim_until))
     assert [name for name, _ in found] == [field]
 
 
