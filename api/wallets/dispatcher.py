@@ -166,6 +166,11 @@ class Dispatcher:
                 _log.warning("the dispatcher's lease is left to expire: %s", error)
         self._loop.run(self.operator.hang_up())
 
+    def close(self) -> None:
+        """Let the lease go and end; for good."""
+        self.release()
+        self._loop.close()
+
     # The three kinds of work, each a transaction or two.
 
     def follow(self) -> int:
