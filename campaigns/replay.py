@@ -1,4 +1,4 @@
-"""Replay: what a book, a campaign, a coupon or a person's coupons were at any past position.
+"""Replay: what a book, a campaign, a coupon or a person's holdings were at any past position.
 
 A book is folded event by event in memory that grows with its campaigns only. One coupon or
 campaign is read from its own stream, by primary key, and is the same as in the whole. Read models
@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Callable, Iterable
 from datetime import datetime
-from typing import Any, Final, Generic, TypeVar
+from typing import Any, Final, Generic, TypeVar, cast
 from uuid import UUID
 
 import msgspec
@@ -18,7 +18,6 @@ import msgspec
 from campaigns.accounting import postings_of
 from campaigns.campaign import CAMPAIGN_EVENTS, CAMPAIGN_FOLD, Campaign
 from campaigns.coupon import (
-    COUPON_FOLD,
     Coupon,
     CouponClaimed,
     CouponEntered,
@@ -37,7 +36,17 @@ from campaigns.draws.entry import (
     DrawWithdrawn,
     DrawWon,
 )
+from campaigns.holding import HOLDING_FOLD, Holding
 from campaigns.intake import is_winner
+from campaigns.packets.packet import (
+    PACKET_EVENTS,
+    Packet,
+    PacketClaimed,
+    PacketExpired,
+    PacketPaid,
+    PacketRefunded,
+    PacketWalletClosed,
+)
 from ledger.commit import Fold
 from ledger.events import Event
 from ledger.history import History, Positioned
@@ -45,7 +54,7 @@ from ledger.postings import Transfer
 
 S = TypeVar("S")
 
-ACCOUNT_KINDS: Final = ("sponsor", "campaign", "holder", "merchant")
+ACCOUNT_KINDS: Final = ("sponsor", "campaign", "purse", "group", "holder", "packet", "merchant")
 
 
 class CouponCounts(msgspec.Struct):
@@ -65,6 +74,23 @@ class CouponCounts(msgspec.Struct):
     drawn: int = 0
 
 
+class PacketCounts(msgspec.Struct):
+    """How many packets there are, and what was done with them.
+
+    `held` are those that have not ended, with money in them or without.
+    """
+
+    claimed: int = 0
+    held: int = 0
+    expired: int = 0
+    closed: int = 0
+    payments: int = 0
+    refunds: int = 0
+    paid_minor: int = 0
+    refunded_minor: int = 0
+    returned_minor: int = 0
+
+
 class DrawCounts(msgspec.Struct):
     """How a public draw stands: who is in the list, who is not any more, who was given a seat."""
 
@@ -75,10 +101,11 @@ class DrawCounts(msgspec.Struct):
 
 
 class CampaignAt(msgspec.Struct):
-    """A campaign at a position, and what became of its coupons and of its public draw."""
+    """A campaign at a position: what became of its coupons, its packets and its public draw."""
 
     campaign: Campaign
     coupons: CouponCounts = msgspec.field(default_factory=CouponCounts)
+    packets: PacketCounts = msgspec.field(default_factory=PacketCounts)
     draw: DrawCounts = msgspec.field(default_factory=DrawCounts)
 
 
@@ -91,7 +118,10 @@ class MoneyAt(msgspec.Struct):
     currency: str
     sponsor_minor: int = 0
     campaign_minor: int = 0
+    purse_minor: int = 0
+    group_minor: int = 0
     holder_minor: int = 0
+    packet_minor: int = 0
     merchant_minor: int = 0
     moved_minor: int = 0
 
@@ -108,6 +138,7 @@ class BookAt:
         self.position = 0
         self.at: datetime | None = None
         self.coupons = CouponCounts()
+        self.packets = PacketCounts()
         self.campaigns: dict[UUID, CampaignAt] = {}
         self._moved: defaultdict[tuple[str, str], int] = defaultdict(int)
         self._posted: defaultdict[str, int] = defaultdict(int)
@@ -120,6 +151,7 @@ class BookAt:
             CouponReclaimed: self._reclaimed,
             CouponExpired: self._expired,
             CouponVoided: self._voided,
+            **dict.fromkeys(PACKET_EVENTS, self._packet_event),
             **dict.fromkeys((*DRAW_EVENTS, *ENTRY_EVENTS), self._public_draw),
         }
 
@@ -155,6 +187,10 @@ class BookAt:
 
     def _counts(self, event: Any) -> tuple[CouponCounts, CouponCounts]:
         return self.coupons, self.campaigns[event.campaign].coupons
+
+    def _packet_event(self, event: Any) -> None:
+        for counts in (self.packets, self.campaigns[event.campaign].packets):
+            _count_packet(counts, event)
 
     def _public_draw(self, event: Any) -> None:
         counts = self.campaigns[event.campaign].draw
@@ -209,6 +245,25 @@ class BookAt:
             counts.voided += 1
 
 
+def _count_packet(counts: PacketCounts, event: Any) -> None:
+    match event:
+        case PacketClaimed():
+            counts.claimed += 1
+            counts.held += 1
+        case PacketPaid():
+            counts.payments += 1
+            counts.paid_minor += event.amount_minor
+        case PacketRefunded():
+            counts.refunds += 1
+            counts.refunded_minor += event.to_packet_minor + event.reclaimed_minor
+            counts.returned_minor += event.reclaimed_minor
+        case _:
+            counts.held -= 1
+            counts.expired += isinstance(event, PacketExpired)
+            counts.closed += isinstance(event, PacketWalletClosed)
+            counts.returned_minor += event.amount_minor
+
+
 class Step(msgspec.Struct, Generic[S]):
     """One event of a life: what it was, who caused it, the state after it, the money it moved."""
 
@@ -235,7 +290,12 @@ def fold_book(
 
 def coupon_life(history: History, coupon: UUID, until: int) -> Life[Coupon]:
     """Return a coupon's steps up to a position; none when it was not claimed yet."""
-    return _life(history.stream(coupon, until), COUPON_FOLD)
+    return _life_of(Coupon, history.stream(coupon, until))
+
+
+def packet_life(history: History, packet: UUID, until: int) -> Life[Packet]:
+    """Return a packet's steps up to a position; none when it was not claimed yet."""
+    return _life_of(Packet, history.stream(packet, until))
 
 
 def shown_state(history: History, coupon: Coupon, until: int) -> str:
@@ -254,22 +314,32 @@ def campaign_life(history: History, campaign: UUID, until: int) -> Life[Campaign
     return _life(history.stream(campaign, until), CAMPAIGN_FOLD)
 
 
-def coupons_of(history: History, person: str, until: int) -> list[Coupon]:
-    """Return every coupon that a person had claimed or entered for by a position, in that order.
+def holdings_of(history: History, person: str, until: int) -> list[Holding]:
+    """Return what a person had claimed or entered for by a position, in that order.
 
-    A coupon's id is made of campaign, person and ordinal, so that it is found by primary key: the
-    campaigns are those that have a capacity, since nothing can be claimed of any other.
+    The id of a coupon or packet is made of campaign, person and ordinal, so that it is found by
+    primary key: the campaigns are those that have a capacity, since nothing can be claimed of any
+    other. Shares of group packets are not among them.
     """
     campaigns = sorted({campaign for campaign, _ in history.standing().capacity})
-    found: list[tuple[int, Coupon]] = []
+    found: list[tuple[int, Holding]] = []
     n = 1
     while campaigns:
         streams = {coupon_id(campaign, person, n): campaign for campaign in campaigns}
         lives = history.streams(list(streams), until)
-        found += [(life[0].position, _life(life, COUPON_FOLD)[-1].state) for life in lives.values()]
+        for life in lives.values():
+            held = _life(life, HOLDING_FOLD)[-1].state
+            assert held is not None, "the id is that of a coupon or packet"
+            found.append((life[0].position, held))
         campaigns = [streams[coupon] for coupon in lives]
         n += 1
-    return [coupon for _, coupon in sorted(found, key=lambda pair: pair[0])]
+    return [held for _, held in sorted(found, key=lambda pair: pair[0])]
+
+
+def _life_of(kind: type[S], events: Iterable[Positioned]) -> Life[S]:
+    """Return the steps of a stream, none when it is not of this kind."""
+    life = _life(events, HOLDING_FOLD)
+    return cast("Life[S]", life) if life and isinstance(life[-1].state, kind) else []
 
 
 def _life(events: Iterable[Positioned], fold: Fold[S]) -> Life[S]:

@@ -13,13 +13,17 @@ from api.cli.trouble import Trouble
 
 if TYPE_CHECKING:
     from api.settings import Settings
-    from campaigns.replay import BookAt, CouponCounts, Life
+    from campaigns.replay import BookAt, CampaignAt, CouponCounts, Life, PacketCounts
     from ledger.datastore import Datastore
     from ledger.history import History
 
 COUNTED: Final = (
     *("claimed", "held", "redeemed", "expired", "voided", "reclaimed", "refunds"),
     *("entered", "drawn"),
+)
+PACKETS_COUNTED: Final = (
+    *("claimed", "held", "expired", "closed", "payments", "refunds"),
+    *("paid_minor", "refunded_minor", "returned_minor"),
 )
 
 Until = Annotated[
@@ -41,23 +45,29 @@ def replay(
     coupon: Annotated[
         str | None, typer.Option(metavar="CPN", help="One coupon, step by step.")
     ] = None,
+    packet: Annotated[
+        str | None, typer.Option(metavar="PKT", help="One red packet, step by step.")
+    ] = None,
     campaign: Annotated[
         str | None, typer.Option(metavar="CMP", help="One campaign, step by step.")
     ] = None,
     person: Annotated[
-        str | None, typer.Option(metavar="HEX", help="A person's coupons, by pseudonym.")
+        str | None,
+        typer.Option(metavar="HEX", help="A person's coupons and packets, by pseudonym."),
     ] = None,
     identity: Annotated[
         str | None,
-        typer.Option(help="A person's coupons, by verified identity and this home's key."),
+        typer.Option(
+            help="A person's coupons and packets, by verified identity and this home's key."
+        ),
     ] = None,
     home: Home = None,
     as_json: AsJson = False,
 ) -> int:
-    """Show the state at any past instant or position: of all, or of one coupon, campaign, person.
+    """Show the state at any past instant or position: of all, or of one thing or person.
 
-    All: every event is folded, and coupons, money and campaigns are counted. One coupon or
-    campaign: only its own events are read, so that it takes no longer in a large book.
+    All: every event is folded, and coupons, packets, money and campaigns are counted. One coupon,
+    packet or campaign: only its own events are read, so that it takes no longer in a large book.
 
     Examples:
     * `tidebook replay --until 2026-05-01T20:00:00+08:00`
@@ -66,7 +76,7 @@ def replay(
     * `tidebook replay --identity alice --until 2026-05-01T12:00:00Z`
     """
     moment = None if until is None else parse_until(until)
-    wanted = _Wanted(book, coupon, campaign, person, identity)
+    wanted = _Wanted(book, coupon, packet, campaign, person, identity)
     settings = stores.load_settings(home)
     with stores.store(settings) as datastore:
         document, show = wanted.replay(datastore, settings, moment)
@@ -84,12 +94,14 @@ class _Wanted:
         self,
         book: str | None,
         coupon: str | None,
+        packet: str | None,
         campaign: str | None,
         person: str | None,
         identity: str | None,
     ) -> None:
         given = {
             "--coupon": coupon,
+            "--packet": packet,
             "--campaign": campaign,
             "--person": person,
             "--identity": identity,
@@ -100,8 +112,9 @@ class _Wanted:
         self.person = None if person is None else parse_person(person)
         self.identity = identity
         self.coupon = _public_id("--coupon", coupon, "cpn")
+        self.packet = _public_id("--packet", packet, "pkt")
         self.campaign = _public_id("--campaign", campaign, "cmp")
-        own = self.coupon or self.campaign
+        own = self.coupon or self.packet or self.campaign
         if own is not None and book not in (None, own.book):
             raise Trouble(f"--book: {names[0]} {own} is in the book {own.book}, not in {book}")
         self.book = own.book if own is not None else book or "main"
@@ -117,6 +130,8 @@ class _Wanted:
         head = _head_of(history, until)
         if self.coupon is not None:
             return _coupon(history, self.coupon, until, head)
+        if self.packet is not None:
+            return _packet(history, self.packet, until, head)
         if self.campaign is not None:
             return _campaign(history, self.campaign, until, head)
         if self.identity is not None:
@@ -166,7 +181,7 @@ def _instant(at: datetime) -> str:
     return at.isoformat().replace("+00:00", "Z")
 
 
-# One coupon or campaign
+# One coupon, packet or campaign
 
 
 def _coupon(history: History, coupon: Any, until: int, head: dict[str, Any]) -> tuple[Any, Any]:
@@ -176,6 +191,22 @@ def _coupon(history: History, coupon: Any, until: int, head: dict[str, Any]) -> 
     state = _coupon_state(history, life[-1].state, until) if life else None
     document = head | {"coupon": str(coupon), "state": state, "life": _steps(life)}
     return document, lambda: _print_life(document, "coupon", "was not claimed")
+
+
+def _packet(history: History, packet: Any, until: int, head: dict[str, Any]) -> tuple[Any, Any]:
+    from campaigns.replay import packet_life
+
+    life = packet_life(history, packet.uuid, until)
+    state = _packet_state(history, life[-1].state) if life else None
+    document = head | {"packet": str(packet), "state": state, "life": _steps(life)}
+    return document, lambda: _print_life(document, "packet", "was not claimed")
+
+
+def _packet_state(history: History, packet: Any) -> dict[str, Any]:
+    from campaigns.packets.replies import packet_reply
+    from ledger.books import Book
+
+    return _fields(packet_reply(Book(history.book), packet)) | {"person": packet.person}
 
 
 def _campaign(history: History, campaign: Any, until: int, head: dict[str, Any]) -> tuple[Any, Any]:
@@ -248,10 +279,15 @@ def _print_life(document: dict[str, Any], kind: str, absent: str) -> None:
 
 
 def _person(history: History, person: str, until: int, head: dict[str, Any]) -> tuple[Any, Any]:
-    from campaigns.replay import coupons_of
+    from campaigns.coupon import Coupon
+    from campaigns.replay import holdings_of
 
-    coupons = [_coupon_state(history, one, until) for one in coupons_of(history, person, until)]
-    document = head | {"person": person, "coupons": coupons}
+    held = holdings_of(history, person, until)
+    document = head | {
+        "person": person,
+        "coupons": [_coupon_state(history, one, until) for one in held if isinstance(one, Coupon)],
+        "packets": [_packet_state(history, one) for one in held if not isinstance(one, Coupon)],
+    }
     return document, lambda: _print_person(document)
 
 
@@ -271,6 +307,18 @@ def _print_person(document: dict[str, Any]) -> None:
                 _instant(one["valid_until"]),
             )
         console.print(held)
+    if document["packets"]:
+        console.print(f"{len(document['packets'])} packets", style="bold")
+        _print_packets(document["packets"])
+
+
+def _print_packets(packets: list[dict[str, Any]]) -> None:
+    held = output.table(None, "packet", "state", "amount", "balance", "claimed", "valid until")
+    for one in packets:
+        amounts = [_money(_fields(one[name])) for name in ("amount", "balance")]
+        instants = [_instant(one[name]) for name in ("claimed_at", "valid_until")]
+        held.add_row(one["packet"], one["state"], *amounts, *instants)
+    output.console().print(held)
 
 
 # Everything
@@ -294,12 +342,23 @@ def _book_document(history: History, book: BookAt) -> dict[str, Any]:
     name = Book(history.book)
     return {
         "coupons": _counts(book.coupons),
+        "packets": _packet_counts(book.packets),
         "money": [_fields(money) | {"sum_minor": money.sum_minor} for money in book.money()],
         "campaigns": [
-            _fields(campaign_reply(name, one.campaign)) | {"coupons": _counts(one.coupons)}
+            _fields(campaign_reply(name, one.campaign)) | _counts_of(one)
             for one in book.campaigns.values()
         ],
     }
+
+
+def _counts_of(campaign: CampaignAt) -> dict[str, Any]:
+    if campaign.campaign.terms.packet is None:
+        return {"coupons": _counts(campaign.coupons)}
+    return {"packets": _packet_counts(campaign.packets)}
+
+
+def _packet_counts(counts: PacketCounts) -> dict[str, int]:
+    return {name: getattr(counts, name) for name in PACKETS_COUNTED}
 
 
 def _counts(counts: CouponCounts) -> dict[str, int]:
@@ -316,26 +375,33 @@ def _fields(struct: Any) -> dict[str, Any]:
 def _print_book(document: dict[str, Any]) -> None:
     console = output.console()
     console.print(_line(document))
-    kinds = ("sponsor", "campaign", "holder", "merchant", "sum", "moved")
+    from campaigns.replay import ACCOUNT_KINDS
+
+    kinds = (*ACCOUNT_KINDS, "sum", "moved")
     money = output.table(
         "Money: debits minus credits, in minor units", "currency", *kinds, numbers=kinds
     )
     for one in document["money"]:
         money.add_row(one["currency"], *(f"{one[f'{kind}_minor']:,}" for kind in kinds))
-    campaigns = output.table(
-        "Campaigns", "campaign", "name", "state", "quota", *COUNTED, numbers=("quota", *COUNTED)
+    console.print(money)
+    _print_campaigns("Campaigns", "coupons", COUNTED, document)
+    if document["packets"]["claimed"]:
+        _print_campaigns("Red packets", "packets", PACKETS_COUNTED, document)
+
+
+def _print_campaigns(
+    title: str, kind: str, counted: tuple[str, ...], document: dict[str, Any]
+) -> None:
+    rows = output.table(
+        title, "campaign", "name", "state", "quota", *counted, numbers=("quota", *counted)
     )
     for one in document["campaigns"]:
-        campaigns.add_row(
-            one["campaign"],
-            one["name"],
-            one["state"],
-            f"{one['quota']:,}",
-            *(f"{one['coupons'][name]:,}" for name in COUNTED),
-        )
-    total = [f"{document['coupons'][name]:,}" for name in COUNTED]
-    campaigns.add_row("all", "", "", "", *total, style="bold")
-    console.print(money, campaigns)
+        if kind in one:
+            counts = [f"{one[kind][name]:,}" for name in counted]
+            rows.add_row(one["campaign"], one["name"], one["state"], f"{one['quota']:,}", *counts)
+    total = [f"{document[kind][name]:,}" for name in counted]
+    rows.add_row("all", "", "", "", *total, style="bold")
+    output.console().print(rows)
 
 
 def _money(amount: dict[str, Any]) -> str:

@@ -27,8 +27,8 @@ from campaigns.replay import (
     ACCOUNT_KINDS,
     campaign_life,
     coupon_life,
-    coupons_of,
     fold_book,
+    holdings_of,
 )
 from campaigns.verification import verify
 from ledger.datastore import Datastore
@@ -93,7 +93,7 @@ def compare(history: History, events: list[Event], until: int) -> None:
         assert (life[-1].state if life else None) == told.coupons.get(coupon)
     for who in PERSONS:
         expected = [told.coupons[coupon] for coupon in told.claims]
-        assert coupons_of(history, who, until) == [x for x in expected if x.person == who]
+        assert holdings_of(history, who, until) == [x for x in expected if x.person == who]
 
 
 ACTS: dict[str, tuple[Callable[[Desk, UUID, str, int], c.Command], Actor | None]] = {
@@ -212,7 +212,7 @@ def test_nothing_was_there_before_it_happened(history: History, story: Story) ->
     first = coupon_life(history, story.used, history.head())[0].position
     assert coupon_life(history, story.used, first - 1) == []
     assert campaign_life(history, story.spring, 0) == []
-    assert coupons_of(history, person(99), history.head()) == []
+    assert holdings_of(history, person(99), history.head()) == []
 
 
 def test_a_lost_event_stops_the_replay(history: History, database_url: str) -> None:
