@@ -30,6 +30,7 @@ from api.routes import (
     merchants,
     operations,
     sessions,
+    transparency,
     waiting,
 )
 from api.routes.ordinary import as_response, call_of
@@ -51,6 +52,7 @@ TAGS: Final = [
     {"name": "coupons", "description": "Redeem, refund, void; one's own wallet."},
     {"name": "merchants", "description": "Balances and redemptions of the caller's merchant."},
     {"name": "books", "description": "The events themselves, for auditors."},
+    {"name": "transparency", "description": "The books' logs, for anybody's tools."},
     {"name": "operations", "description": "Health, readiness, metrics, this description."},
     {"name": "development", "description": "Tokens for anybody, where that is switched on."},
 ]
@@ -63,6 +65,7 @@ ROUTERS: Final = (
     coupons.router,
     merchants.router,
     books.router,
+    transparency.router,
     operations.router,
     operations.admin,
 )

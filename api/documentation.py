@@ -194,7 +194,7 @@ def describe(
     for route in routes:
         if route.include_in_schema:
             for method in route.methods or ():
-                _say_responses(document["paths"][route.path][method.lower()], route)
+                _say_responses(document["paths"][route.path_format][method.lower()], route)
     document.setdefault("components", {})
     document["components"]["schemas"] = {**found.get("$defs", {}), **components}
     document["components"]["securitySchemes"] = {

@@ -31,6 +31,7 @@ from pydantic_core import PydanticCustomError
 from api.callers import Role
 from api.currencies import CURRENCIES
 from api.fairness import FairnessReport
+from api.transparency import LogView
 from api.views import VIEWS
 from campaigns.campaign import PER_PERSON_MAX
 from campaigns.replies import (
@@ -366,4 +367,5 @@ REPLIES: Final[tuple[type[msgspec.Struct], ...]] = (
     EndingReply,
     FairnessReport,
     *VIEWS,
+    LogView,
 )

@@ -36,6 +36,7 @@ from api.sessions import POLL_S, Sessions, session_header
 from api.settings import Settings
 from api.tokens import Checked, TokenRules, Tokens
 from api.traffic import CampaignTraffic
+from api.transparency import check_logs
 from api.views import BookReadiness, Readiness
 from campaigns.accounting import check_postings
 from campaigns.event_types import MAPPER
@@ -345,7 +346,10 @@ class Service:
         return any(found in network for network in self.settings.admin_networks)
 
     def check_database(self) -> None:
-        """Refuse a database that is unsafe, of an older shape, or begun with other settings."""
+        """Refuse a database that is unsafe, of an older shape, or begun with other settings.
+
+        A book that does not extend what was signed of it is halted: it can be read.
+        """
         with self.datastore.transaction() as cursor:
             safety.require_safe(cursor)
             missing = migrations.missing(cursor, MIGRATED)
@@ -356,6 +360,7 @@ class Service:
             mark = hmac.digest(key, b"tidebook pseudonym key", "sha256").hex()[:16]
             self._require_mark(cursor, "pseudonym_key", mark, "TIDEBOOK_PSEUDONYM_KEY")
             self._require_mark(cursor, "clock", self.settings.clock, "TIDEBOOK_CLOCK")
+            check_logs(cursor, self.settings.home, self.settings.books, self.settings.log_witnesses)
 
     @staticmethod
     def _require_mark(cursor: Any, name: str, value: str, setting: str) -> None:

@@ -13,11 +13,13 @@ import secrets
 from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal, NamedTuple
+from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, BeforeValidator, Field, SecretStr
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from ledger.books import Book, parse_book
+from ledger.transparency.cosigning import WitnessAt
 
 PREFIX: Final = "TIDEBOOK_"
 KEY_BYTES: Final = 32
@@ -33,6 +35,13 @@ def _split(value: Any) -> Any:
     return value
 
 
+def _split_witnesses(value: Any) -> Any:
+    """Witnesses are separated by commas; each is checked when it is read."""
+    return tuple(
+        WitnessAt.parse(one) if isinstance(one, str) else one for one in _split(value) or ()
+    )
+
+
 def _distinct_books(books: tuple[str, ...]) -> tuple[Book, ...]:
     if not books:
         raise ValueError("at least one book is needed")
@@ -45,6 +54,21 @@ def _key_bytes(key: SecretStr | None) -> SecretStr | None:
     if key is not None and len(bytes.fromhex(key.get_secret_value())) < KEY_BYTES:
         raise ValueError(f"a key has at least {KEY_BYTES} bytes, in hex")
     return key
+
+
+def _operator_url(url: str | None) -> str | None:
+    """Money is only asked for over TLS, or without it on this very machine."""
+    if url is None:
+        return None
+    parts = urlsplit(url)
+    port = parts.port  # raises ValueError for one that is none
+    if not parts.hostname or parts.query or parts.fragment or parts.username or port == 0:
+        raise ValueError("https://host:port/path is wanted, without a name, query or fragment")
+    if parts.scheme == "https":
+        return url
+    if parts.scheme == "http" and parts.hostname in ("127.0.0.1", "::1", "localhost"):
+        return url
+    raise ValueError("https:// is wanted; http:// only for the loopback address")
 
 
 class Settings(BaseSettings):
@@ -226,6 +250,75 @@ class Settings(BaseSettings):
         "last lottery is drawn, and do not lose it before: without it no lottery can be drawn.",
     )
 
+    # --- the transparency log -----------------------------------------------------------------
+    log_name: str | None = Field(
+        None,
+        pattern=r"^[^\s+/]+(/[^\s+/]+)*$",
+        description="Name of this ledger in the checkpoints of its books, for example "
+        "`ledger.example.com`; a book's log is called by it, `/` and the book. Read when a log is "
+        "begun; without it a name is made that nobody else has.",
+    )
+    log_interval_s: float = Field(
+        1.0, gt=0, le=60, description="Seconds between two signed heads of a book that grows."
+    )
+    log_witnesses: Annotated[tuple[WitnessAt, ...], NoDecode, BeforeValidator(_split_witnesses)] = (
+        Field(
+            (),
+            description="Witnesses that cosign the books' heads, separated by commas: each a "
+            "verifier key, a space, and its address. `tidebook run` starts one of its own where "
+            "none is named.",
+        )
+    )
+    log_quorum: int | None = Field(
+        None,
+        ge=0,
+        description="How many witnesses must have cosigned a head before it is served; without it "
+        "all of them.",
+    )
+
+    # --- digital wallets ----------------------------------------------------------------------
+    wallet_operator: str = Field(
+        "sandbox",
+        pattern=r"^[a-z][a-z0-9-]{0,31}$",
+        description="Name of the operator of holders' wallets. Wallets are named by a key and "
+        "this name, so it stays the same for as long as the operator does.",
+    )
+    wallet_operator_url: Annotated[str | None, AfterValidator(_operator_url)] = Field(
+        None,
+        description="Where the wallet operator is (`https://host/path`; `http://` on the loopback "
+        "address only). Without it `tidebook run` starts the sandbox operator and asks that.",
+    )
+    wallet_operator_key: Annotated[SecretStr | None, AfterValidator(_key_bytes)] = Field(
+        None,
+        description="Key that the wallet operator and we share, at least 32 bytes in hex: each "
+        "question and answer carries a MAC made with it. Without it one is made once in the home.",
+    )
+    wallet_key: Annotated[SecretStr | None, AfterValidator(_key_bytes)] = Field(
+        None,
+        description="Key of the wallets' names, at least 32 bytes in hex. Without it one is made "
+        "once in the home. Do not lose it: without it nobody knows which wallet is whose.",
+    )
+    wallet_timeout_s: float = Field(
+        5.0,
+        gt=0,
+        le=60,
+        description="Seconds for a whole answer of the wallet operator. Later its outcome is "
+        "unknown, and it is asked for.",
+    )
+    wallet_retry_s: float = Field(
+        0.5,
+        gt=0,
+        le=60,
+        description="Seconds to the first new try of an instruction without an answer. Each "
+        "further pause is twice as long, and a part of it is left to chance.",
+    )
+    wallet_retry_max_s: float = Field(
+        60.0, gt=0, le=86_400, description="Longest pause between two tries of an instruction."
+    )
+    wallet_connections: int = Field(
+        16, ge=1, le=256, description="Connections that a dispatcher keeps to the wallet operator."
+    )
+
     # --- how fast may one call ----------------------------------------------------------------
     rate_tourist_per_s: float = Field(
         10.0, ge=0, le=1e6, description="Calls a second that a tourist may keep up; 0: no limit."
@@ -370,6 +463,18 @@ class Settings(BaseSettings):
         if self.draw_key is not None:
             return bytes.fromhex(self.draw_key.get_secret_value())
         return kept_secret(self.home, "draw.key")
+
+    def wallet_operator_secret(self) -> bytes:
+        """Return the key shared with the wallet operator, making it in the home the first time."""
+        if self.wallet_operator_key is not None:
+            return bytes.fromhex(self.wallet_operator_key.get_secret_value())
+        return kept_secret(self.home, "wallet-operator.key")
+
+    def wallet_secret(self) -> bytes:
+        """Return the key of the wallets' names, making it in the home the first time."""
+        if self.wallet_key is not None:
+            return bytes.fromhex(self.wallet_key.get_secret_value())
+        return kept_secret(self.home, "wallet.key")
 
     def issuer_secret(self) -> bytes:
         """Return the development issuer's Ed25519 seed, making it in the home the first time."""

@@ -20,6 +20,7 @@ from api.cli import (
     running,
     sweeping,
     verifying,
+    witnessing,
 )
 from api.cli.trouble import FAILED, explain, say
 
@@ -43,7 +44,15 @@ for panel, commands in (
     ("Prove", (replaying.replay, verifying.verify, fairness.fairness)),
     (
         "Single processes",
-        (running.serve, running.reload, projecting.project, sweeping.sweep, sweeping.draw),
+        (
+            running.serve,
+            running.reload,
+            projecting.project,
+            sweeping.sweep,
+            sweeping.draw,
+            witnessing.log,
+            witnessing.witness,
+        ),
     ),
     ("Around it", (migrating.migrate, access.token, access.suspend, access.settings)),
 ):

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 PROGRAM: Final = (sys.executable, "-m", "api.cli")
 
+WITNESS_HOST: Final = "127.0.0.1"
 HEALTH_TIMEOUT_S: Final = 1.0
 SERVE_STOP_S: Final = 50.0
 """Longer than the server itself waits for its workers."""
@@ -53,7 +54,8 @@ def run(
     """Bring the whole system up and keep it running until Ctrl-C, which leaves nothing behind.
 
     Starts PostgreSQL and Valkey under the home, unless `TIDEBOOK_DATABASE_URL` and
-    `TIDEBOOK_REDIS_URL` name servers; migrates; then serves, projects and sweeps. Prints what to
+    `TIDEBOOK_REDIS_URL` name servers; migrates; then serves, projects, sweeps, and signs the books'
+    logs, with a witness of its own unless `TIDEBOOK_LOG_WITNESSES` names others. Prints what to
     open. A second start on the same home goes on with what is there.
 
     Examples:
@@ -63,7 +65,7 @@ def run(
     given = stores.load_settings(home, host=host, port=port, workers=workers)
     with _servers(_with_issuer(given)) as settings:
         _prepare(settings)
-        return _supervise(settings, examples=examples)
+        return _supervise(*_with_witness(settings), examples=examples)
 
 
 def serve(home: Home = None, host: Host = None, port: Port = None, workers: Workers = None) -> int:
@@ -184,22 +186,40 @@ def _prepare(settings: Settings) -> None:
         datastore.close()
 
 
-def _supervise(settings: Settings, *, examples: bool) -> int:
+def _with_witness(settings: Settings) -> tuple[Settings, int | None]:
+    """Begin the logs, and let a witness of our own know them where no other is set.
+
+    Returns the port on which that one is to listen.
+    """
+    from api.cli.witnessing import begin_logs, own_witness
+
+    begin_logs(settings)
+    if settings.log_witnesses:
+        return settings, None
+    port = _free_port(WITNESS_HOST, 0)
+    witness = own_witness(settings, port)
+    return settings.model_copy(update={"log_witnesses": (witness,)}), port
+
+
+def _supervise(settings: Settings, witness_port: int | None, *, examples: bool) -> int:
     from api.cli.welcome import welcome
     from api.supervisor import Supervisor
 
-    Supervisor(_children(settings), on_started=lambda: welcome(settings, examples=examples)).run()
+    children = _children(settings, witness_port)
+    Supervisor(children, on_started=lambda: welcome(settings, examples=examples)).run()
     return 0
 
 
-def _children(settings: Settings) -> list[Child]:
+def _children(settings: Settings, witness_port: int | None) -> list[Child]:
     from api.supervisor import Child
 
     environment = {**os.environ, **settings.as_environment()}
     # A person reads this terminal: without a word from them, only what is wrong is logged.
     if "TIDEBOOK_LOG_LEVEL" not in os.environ:
         environment["TIDEBOOK_LOG_LEVEL"] = "warning"
+    witness = [] if witness_port is None else [_witness(witness_port, environment)]
     return [
+        *witness,
         Child(
             "serve",
             [*PROGRAM, "serve"],
@@ -210,20 +230,41 @@ def _children(settings: Settings) -> list[Child]:
         ),
         Child("project", [*PROGRAM, "project"], environment),
         Child("sweep", [*PROGRAM, "sweep"], environment),
+        Child("log", [*PROGRAM, "log"], environment),
     ]
+
+
+def _witness(port: int, environment: dict[str, str]) -> Child:
+    from api.supervisor import Child
+
+    return Child(
+        "witness",
+        [*PROGRAM, "witness", "--host", WITNESS_HOST, "--port", str(port)],
+        environment,
+        ready=lambda: _answers(WITNESS_HOST, port, "/"),
+    )
 
 
 def _is_up(settings: Settings) -> bool:
     import http.client
 
-    connection = http.client.HTTPConnection(
-        reachable(settings.host), settings.port, timeout=HEALTH_TIMEOUT_S
-    )
+    return _status(reachable(settings.host), settings.port, "/healthz") == http.client.OK
+
+
+def _answers(host: str, port: int, path: str) -> bool:
+    """Whether somebody answers there, whatever it is."""
+    return _status(host, port, path) is not None
+
+
+def _status(host: str, port: int, path: str) -> int | None:
+    import http.client
+
+    connection = http.client.HTTPConnection(host, port, timeout=HEALTH_TIMEOUT_S)
     try:
-        connection.request("GET", "/healthz")
-        return connection.getresponse().status == http.client.OK
+        connection.request("GET", path)
+        return connection.getresponse().status
     except OSError:
-        return False
+        return None
     finally:
         connection.close()
 

@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
-from typing import Final, Protocol
+from typing import Final, NamedTuple, Protocol
 
 from ledger.merkle import HashReader, consistency_proof
 from ledger.transparency.checkpoints import Checkpoint
 from ledger.transparency.notes import (
+    COSIGNATURE,
     BadSignature,
     Note,
     Signature,
@@ -50,6 +51,27 @@ class Witness(Protocol):
     def latest(self, origin: str) -> Note | None:
         """Return the last checkpoint of a log that it cosigned. Raises `Unreachable`."""
         ...
+
+
+class WitnessAt(NamedTuple):
+    """A witness whose cosignatures are asked for: its key, and where it is."""
+
+    verifier: Verifier
+    url: str
+
+    def __str__(self) -> str:
+        return f"{self.verifier} {self.url}"
+
+    @classmethod
+    def parse(cls, text: str) -> WitnessAt:
+        """Read `KEY URL`; raise `Malformed`."""
+        key, space, url = text.strip().partition(" ")
+        if not space or not url.startswith(("http://", "https://")) or " " in url:
+            raise Malformed("a witness is its verifier key, a space, and its http(s) address")
+        verifier = Verifier.parse(key)
+        if verifier.kind != COSIGNATURE:
+            raise Malformed(f"the key of {verifier.name} is not one for cosignatures")
+        return cls(verifier, url.rstrip("/"))
 
 
 class Cosigner:

@@ -41,7 +41,7 @@ def begins_session(call: str) -> bool:
 def test_routes_are_the_documented_routes(document: Any) -> None:
     """S46: nothing is served that is not described, but the page that shows the description."""
     served = {
-        f"{method} {route.path}"
+        f"{method} {route.path_format}"
         for router in (*ROUTERS, development.router)
         for route in router.routes
         if isinstance(route, APIRoute)

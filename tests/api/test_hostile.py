@@ -15,6 +15,12 @@ from tests.api.harness import App, draft_body, yuan
 
 SOME = {"campaign": "cmp_main_" + "0" * 32, "coupon": "cpn_main_" + "0" * 32, "book": "main"}
 OPEN_TO_ALL = {"/healthz", "/problems", "/problems/{code}"}
+HASHES = {
+    "/log/{book}",
+    "/log/{book}/checkpoint",
+    "/log/{book}/tile/{level}/{number:path}",
+}
+"""For everybody as well; of a book whose log has not begun there are none."""
 ADMIN_ONLY = {
     route.path
     for router in (ROUTERS[-1], development.router)
@@ -36,9 +42,9 @@ def addresses() -> list[tuple[str, str]]:
 
 def filled(template: str) -> str:
     """An address with ids of things that are not there."""
-    for name, value in {**SOME, "code": "sold_out", "name": "docs.js"}.items():
+    for name, value in {**SOME, "code": "sold_out", "name": "docs.js", "level": "0"}.items():
         template = template.replace("{" + name + "}", value)
-    return template
+    return template.replace("{number:path}", "000.p/1")
 
 
 def test_nothing_is_answered_without_a_token(app: App) -> None:
@@ -47,7 +53,7 @@ def test_nothing_is_answered_without_a_token(app: App) -> None:
         reply = app.call(method, filled(template))
         if template in OPEN_TO_ALL:
             assert reply.status_code == 200
-        elif template in ADMIN_ONLY:
+        elif template in ADMIN_ONLY | HASHES:
             assert reply.status_code == 404
         else:
             assert (reply.status_code, reply.json()["code"]) == (401, "unauthenticated"), template
@@ -81,12 +87,15 @@ ALLOWED = {
     "GET /v1/merchant/redemptions": {"merchant"},
     "GET /v1/books/{book}/events": {"auditor"},
     "GET /v1/books/{book}/head": {"auditor"},
+    "GET /log/{book}/tile/entries/{number:path}": {"auditor"},
 }
 
 
 def test_every_address_has_its_roles(app: App) -> None:
     """S08, S09: another role is 403 before anything is looked at; an auditor writes nothing."""
-    inner = {f"{m} {path}" for m, path in addresses() if path not in OPEN_TO_ALL | ADMIN_ONLY}
+    inner = {
+        f"{m} {path}" for m, path in addresses() if path not in OPEN_TO_ALL | HASHES | ADMIN_ONLY
+    }
     assert inner == set(ALLOWED)
     for call, roles in ALLOWED.items():
         method, template = call.split()
