@@ -368,7 +368,7 @@ class OpenCampaign(CampaignCommand):
             seed = split_seed(self.draw_key(), campaign.id, campaign.version + 1)
             own["split_commitment"] = split_commitment(seed)
             pools = list(seeded_pools(campaign.id, packet))
-        drawn = open_draw(campaign, self.draw_key, view.now, header.of)
+        drawn = open_draw(campaign, self.draw_key, view, header.of)
         done = _campaign_decision(self.book, "opened", campaign, [CampaignOpened(**own)], pools)
         return replace(done, events=[*done.events, *drawn])
 

@@ -19,6 +19,7 @@ from typing import BinaryIO, Final, Self
 from uuid import UUID
 
 import msgspec
+from msgspec.structs import replace
 
 from campaigns.draws.announcing import ListFacts
 from campaigns.draws.entry import LEAF_BYTES, DrawEntered, DrawEntryVoided, DrawWithdrawn, leaf_of
@@ -50,11 +51,15 @@ class ListBroken(Exception):
 
 
 class Mark(msgspec.Struct, frozen=True):
-    """What the files hold: all of the book up to a position, so many entries and withdrawals."""
+    """What the files hold: all of the book up to a position, so many entries and withdrawals.
+
+    `root` is that of the tree, by which hashes that rotted on disk are found out.
+    """
 
     position: int = 0
     entries: int = 0
     withdrawn: int = 0
+    root: str = ""
 
 
 class _Listed(msgspec.Struct):
@@ -78,8 +83,7 @@ class EntryList:
         self.folder = folder
         folder.mkdir(parents=True, exist_ok=True)
         self._files: dict[str, BinaryIO] = {}
-        self.mark = self._taken_up()
-        self._range = CompactRange(0, self.mark.entries, self._peaks())
+        self.mark, self._range = self._taken_up()
 
     def __enter__(self) -> Self:
         return self
@@ -97,6 +101,13 @@ class EntryList:
         for file in self._files.values():
             file.close()
         self._files.clear()
+
+    def clear(self) -> None:
+        """Begin anew with nothing."""
+        self.close()
+        shutil.rmtree(self.folder)
+        self.folder.mkdir(parents=True)
+        self.mark, self._range = Mark(), CompactRange()
 
     def follow(self, campaign: UUID, entries: Iterable[Entry]) -> None:
         """Take in a book's events that come after the mark's position, in order."""
@@ -147,6 +158,7 @@ class EntryList:
             file.flush()
             os.fsync(file.fileno())
         fresh = self.folder / f"{MARK}.new"
+        self.mark = replace(self.mark, root=self._range.root().hex())
         fresh.write_bytes(msgspec.json.encode(self.mark))
         fresh.replace(self.folder / MARK)
 
@@ -195,15 +207,18 @@ class EntryList:
         if node.level % KEPT_LEVELS == 0:
             self._file(_TREE % node.level).write(value)
 
-    def _taken_up(self) -> Mark:
-        """Return the mark, with every file cut to what it says."""
+    def _taken_up(self) -> tuple[Mark, CompactRange]:
+        """Return the mark and its tree, with every file cut to what the mark says."""
         with suppress(OSError, msgspec.DecodeError, ValueError):
             mark = _read_mark((self.folder / MARK).read_bytes())
             if self._cut(mark):
-                return mark
+                peaks = self._hashes(cover(Span(0, mark.entries)))
+                tree = CompactRange(0, mark.entries, peaks)
+                if tree.root().hex() == mark.root:
+                    return mark, tree
         shutil.rmtree(self.folder)
         self.folder.mkdir(parents=True)
-        return Mark()
+        return Mark(), CompactRange()
 
     def _cut(self, mark: Mark) -> bool:
         """Cut the files to a mark; return whether none is shorter."""
@@ -217,9 +232,6 @@ class EntryList:
             if found > size:
                 os.truncate(path, size)
         return True
-
-    def _peaks(self) -> list[bytes]:
-        return self._hashes(cover(Span(0, self.mark.entries)))
 
     def _hashes(self, nodes: Sequence[Node]) -> list[bytes]:
         """Return hashes of complete subtrees: a `ledger.merkle.HashReader`."""

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import hmac
 from collections.abc import Callable
-from datetime import datetime
 from hashlib import sha256
 from typing import Any, Final
 from uuid import UUID
@@ -38,7 +37,7 @@ def draw_read(campaign: UUID) -> Read[PublicDraw]:
 def open_draw(
     campaign: Campaign,
     draw_key: Callable[[], bytes] | None,
-    now: datetime,
+    view: View,
     header: Callable[[UUID, int], dict[str, Any]],
 ) -> list[DrawOpened]:
     """Return the event that opens a campaign's public draw; none for a campaign without one.
@@ -50,10 +49,11 @@ def open_draw(
         return []
     if campaign.quota < terms.winners or campaign.budget_minor < terms.worth_minor:
         raise Refusal("below_promised", quota=terms.winners, budget_minor=terms.worth_minor)
-    if now >= terms.register_until:
+    if view.now >= terms.register_until:
         raise Refusal("registration_over", ended_at=terms.register_until)
     assert draw_key is not None, "a public draw opens with the ledger's draw key"
     stream = draw_id(campaign.id)
+    assert view.version(stream) == 0, "a campaign is opened once"
     commitment = commitment_of(seed_of(draw_key(), stream))
     opened = DrawOpened(
         **header(stream, 1), campaign=campaign.id, commitment=commitment, round=terms.round

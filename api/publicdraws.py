@@ -1,0 +1,377 @@
+"""Holds the public draws of a book: keeps their lists, and takes each step when its time has come.
+
+It only asks. Whether a list may be frozen, whether seed and round are those that were committed to
+and whether an entry has a rank is decided by the book's writer, so that two holders, one that was
+killed between any two steps and one that starts all over are harmless. It waits for the beacon as
+long as that takes: there is no other randomness here, and none may come in.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import logging
+import threading
+from collections.abc import Callable, Generator, Iterator, Sequence
+from contextlib import contextmanager
+from datetime import datetime
+from itertools import count, islice
+from pathlib import Path
+from typing import Final, NamedTuple, Protocol
+from uuid import UUID, uuid4
+
+from eventsourcing.persistence import PersistenceError
+
+from campaigns.campaign import CAMPAIGN_FOLD, Campaign
+from campaigns.commands import Call, Command
+from campaigns.draws.announcing import announcement_of, facts_of
+from campaigns.draws.beacon import Beacon, BeaconDoubled, is_due
+from campaigns.draws.draw import DRAW_FOLD, SEATS_POOL, PublicDraw, draw_id
+from campaigns.draws.holding import FreezeList, GiveSeat, MoveUp, Outcome, RecordDraw
+from campaigns.draws.listing import EntryList
+from campaigns.draws.method import draw_key, ranked, result_leaves
+from campaigns.draws.opening import commitment_of, seed_of
+from campaigns.draws.terms import Chain, PublicDrawTerms
+from campaigns.event_types import MAPPER
+from campaigns.replies import CAMPAIGN_PREFIX
+from ledger.appending import Capacity
+from ledger.books import Book, PublicId
+from ledger.commit import Answer, CommitError, GroupCommit
+from ledger.datastore import Datastore
+from ledger.events import Actor
+from ledger.history import History, Positioned, Standing
+from ledger.merkle import MemoryTree, inclusion_proof
+
+HOLDER: Final = Actor("draw", "system")
+
+BATCH: Final = 500
+"""Seats given at once: as many as one transaction of the writer decides."""
+
+POLL_S: Final = 1.0
+PAUSE_S: Final = (0.1, 5.0)
+"""First and longest pause before a store that cannot be reached is tried again."""
+
+FREEZES_MAX: Final = 5
+"""How often a list is read on before a freeze is put off: somebody may have withdrawn just now."""
+
+FOLDERS_MAX: Final = 16
+"""Holders that may keep the same list on one machine, each in a folder of its own."""
+
+_log = logging.getLogger("tidebook.draws")
+
+
+class Troubled(Exception):
+    """A draw that cannot go on until somebody looks at it."""
+
+
+class BeaconSource(Protocol):
+    """Whoever knows the beacon's values."""
+
+    def value(self, chain: Chain, number: int) -> Beacon | None:
+        """Return the value of a round, None while there is none; raise `BeaconDoubled`."""
+        ...
+
+
+class Step(NamedTuple):
+    """A step of a draw that was done: what happened, and how many seats were given."""
+
+    campaign: UUID
+    code: str
+    given: int = 0
+
+
+class Results(NamedTuple):
+    """What a draw came to: the index of each rank, and the entry's stream."""
+
+    ranks: list[int]
+    entries: list[UUID]
+    tree: MemoryTree
+
+    def proof(self, rank: int) -> tuple[bytes, ...]:
+        """Return the proof that an entry has a rank."""
+        return tuple(inclusion_proof(rank, len(self.ranks), self.tree.read))
+
+
+class Known(NamedTuple):
+    """A campaign with a public draw, as its two streams tell."""
+
+    campaign: Campaign
+    terms: PublicDrawTerms
+    draw: PublicDraw
+
+
+class DrawHolder:
+    """Holds the public draws of one book through a writer of its own process."""
+
+    def __init__(
+        self,
+        datastore: Datastore,
+        writer: GroupCommit,
+        draw_key: Callable[[], bytes],
+        beacons: BeaconSource,
+        lists: Path,
+        *,
+        by_the_book: bool = False,
+        batch: int = BATCH,
+        new_id: Callable[[], str] = lambda: uuid4().hex,
+    ) -> None:
+        """`lists` is where lists are kept; `by_the_book`: time is that of the last event."""
+        self.book = Book(writer.book)
+        self._datastore = datastore
+        self._history = History(datastore, writer.book, MAPPER)
+        self._writer = writer
+        self._draw_key = draw_key
+        self._beacons = beacons
+        self._lists = lists
+        self._by_the_book = by_the_book
+        self._batch = batch
+        self._new_id = new_id
+        self._without: set[UUID] = set()
+        self._results: tuple[UUID, Results] | None = None
+
+    def steps(self, at: datetime | None = None) -> Generator[Step, None, None]:
+        """Do what is due, step by step; whoever stops listening stops it after a whole step.
+
+        `at` is the instant in simulated time. Raises what the writer and the store raise, and
+        `Troubled` once everything else is done.
+        """
+        standing = self._history.standing()
+        if self._by_the_book and at is None:
+            at = standing.at
+        troubles = []
+        for known in self._draws(standing):
+            try:
+                yield from self._steps_of(known, standing, at)
+            except (BeaconDoubled, Troubled) as error:
+                name = PublicId(CAMPAIGN_PREFIX, self.book, known.campaign.id)
+                troubles.append(f"{name}: {error}")
+        if troubles:
+            raise Troubled("; ".join(troubles))
+
+    def run(self, stop: threading.Event, poll_s: float = POLL_S) -> None:
+        """Do whatever is due until `stop` is set."""
+        pause_s, longest_s = PAUSE_S
+        while not stop.is_set():
+            try:
+                for step in self.steps():
+                    _log.info("%s of %s: %s", step.code, step.campaign.hex, step.given)
+                    if stop.is_set():
+                        return
+            except (PersistenceError, CommitError) as error:
+                _log.warning("the draws of %s are put off: %s", self.book, type(error).__name__)
+                stop.wait(pause_s)
+                pause_s = min(pause_s * 2, longest_s)
+                continue
+            except Troubled as error:
+                _log.error("%s", error)
+                stop.wait(longest_s)
+            pause_s = PAUSE_S[0]
+            stop.wait(poll_s)
+
+    # --- what there is ------------------------------------------------------------------------
+
+    def known(self, campaign: UUID) -> Known | None:
+        """Return a campaign with its public draw, None where there is none or none was opened."""
+        state: Campaign | None = None
+        for _, event in self._life(campaign):
+            state = CAMPAIGN_FOLD.evolve(state, event)
+        draw: PublicDraw | None = None
+        for _, event in self._life(draw_id(campaign)):
+            draw = DRAW_FOLD.evolve(draw, event)
+        if state is None or state.terms.public_draw is None or draw is None:
+            return None
+        return Known(state, state.terms.public_draw, draw)
+
+    def _draws(self, standing: Standing) -> Iterator[Known]:
+        """Yield the draws with something to do, now or later; others are never asked again."""
+        for campaign in sorted({campaign for campaign, _ in standing.capacity} - self._without):
+            known = self.known(campaign)
+            if known is None:
+                if not self._may_open(campaign):
+                    self._without.add(campaign)
+            elif known.campaign.state == "closed" or known.draw.voided is not None:
+                self._without.add(campaign)
+            else:
+                yield known
+
+    def _may_open(self, campaign: UUID) -> bool:
+        state: Campaign | None = None
+        for _, event in self._life(campaign):
+            state = CAMPAIGN_FOLD.evolve(state, event)
+        return state is not None and state.terms.public_draw is not None and state.state == "funded"
+
+    def _life(self, stream: UUID) -> list[Positioned]:
+        return self._history.stream(stream, _ENDLESS)
+
+    # --- the steps ----------------------------------------------------------------------------
+
+    def _steps_of(self, known: Known, standing: Standing, at: datetime | None) -> Iterator[Step]:
+        campaign = known.campaign.id
+        if known.draw.frozen is None:
+            if (yield from self._freeze(known, at)) is None:
+                return
+            known = self._again(campaign)
+        if known.draw.held is None:
+            if (yield from self._record(known, at)) is None:
+                return
+            known = self._again(campaign)
+        yield from self._give(known, standing, at)
+        if (yield from self._move_up(known, at)) is not None:
+            yield from self._give(self._again(campaign), self._history.standing(), at)
+
+    def _again(self, campaign: UUID) -> Known:
+        known = self.known(campaign)
+        assert known is not None, "what was opened stays opened"
+        return known
+
+    def _freeze(self, known: Known, at: datetime | None) -> Generator[Step, None, str | None]:
+        """Keep the list up; freeze it when the registration is over."""
+        campaign = known.campaign.id
+        is_over = self._now(at) >= known.terms.register_until
+        with self._list(campaign) as listed:
+            self._keep_up(listed, campaign)
+            if not is_over:
+                return None
+            code = self._ask([FreezeList(self.book, campaign, listed.facts())], at)[0].code
+            for _ in range(FREEZES_MAX):
+                if code != "list_differs":
+                    break
+                self._keep_up(listed, campaign)
+                code = self._ask([FreezeList(self.book, campaign, listed.facts())], at)[0].code
+        if code in {"list_frozen", "draw_voided"}:
+            yield Step(campaign, code)
+        return code if self._again(campaign).draw.frozen is not None else None
+
+    def _keep_up(self, listed: EntryList, campaign: UUID) -> None:
+        listed.follow(campaign, self._history.entries(listed.mark.position))
+        listed.keep()
+
+    def _record(self, known: Known, at: datetime | None) -> Generator[Step, None, str | None]:
+        """Draw, when the beacon has spoken."""
+        campaign, draw, chain = known.campaign.id, known.draw, known.terms.chain
+        if known.campaign.state != "open" or not is_due(chain, draw.round, self._now(at)):
+            return None
+        seed = seed_of(self._draw_key(), draw.id)
+        if commitment_of(seed) != draw.commitment:
+            raise Troubled("the draw key is not the one that it was opened with")
+        beacon = self._beacons.value(chain, draw.round)
+        if beacon is None:
+            return None
+        results = self._draw(known, seed, beacon.randomness)
+        winners = min(len(results.ranks), known.terms.winners)
+        outcome = Outcome(winners, len(results.ranks) - winners, results.tree.root().hex())
+        answer = self._ask([RecordDraw(self.book, campaign, seed, beacon, outcome)], at)[0]
+        if answer.code == "draw_recorded":
+            yield Step(campaign, answer.code)
+        return answer.code
+
+    def _give(self, known: Known, standing: Standing, at: datetime | None) -> Iterator[Step]:
+        """Give the seats of the last turn that are not given yet."""
+        held, campaign = known.draw.held, known.campaign.id
+        given = standing.capacity.get((campaign, SEATS_POOL), Capacity())
+        if held is None or known.campaign.state != "open":
+            return
+        if given.quota == known.draw.seats_given and given.issued == given.quota:
+            return
+        results = self.results(known)
+        turn = known.draw.turns[-1]
+        ranks = iter(range(turn.first_rank, turn.first_rank + turn.count))
+        while batch := list(islice(ranks, self._batch)):
+            commands = [
+                GiveSeat(self.book, campaign, results.entries[rank], rank, results.proof(rank))
+                for rank in batch
+            ]
+            codes = [answer.code for answer in self._ask(commands, at)]
+            yield Step(campaign, "seats_given", codes.count("seat_given"))
+            if "wrong_state" in codes:
+                return  # paused: it goes on when the campaign does
+            if "not_drawn" in codes:
+                self._results = None
+                raise Troubled("the list on disk is not the one that was frozen")
+
+    def _move_up(self, known: Known, at: datetime | None) -> Generator[Step, None, str | None]:
+        """Let runners-up move up when the last turn's time to claim is over."""
+        draw, now = known.draw, self._now(at)
+        last = draw.turns[-1]
+        is_over = last.claim_until <= now < known.campaign.terms.claim_until
+        if draw.held is None or not is_over or draw.held.ranks <= last.first_rank + last.count:
+            return None
+        answer = self._ask([MoveUp(self.book, known.campaign.id)], at)[0]
+        if answer.code != "moved_up":
+            return None
+        yield Step(known.campaign.id, answer.code)
+        return answer.code
+
+    # --- lists and results --------------------------------------------------------------------
+
+    def results(self, known: Known) -> Results:
+        """Return what a draw that was held came to, by drawing again."""
+        held, draw = known.draw.held, known.draw
+        assert held is not None, "the draw was held"
+        if self._results is None or self._results[0] != draw.id:
+            drawn = self._draw(known, bytes.fromhex(held.seed), bytes.fromhex(held.randomness))
+            self._results = (draw.id, drawn)
+        results = self._results[1]
+        if results.tree.root().hex() != held.root:
+            raise Troubled("what was recorded is not what is drawn with it again")
+        return results
+
+    def _draw(self, known: Known, seed: bytes, randomness: bytes) -> Results:
+        """Draw from the frozen list, which must be the one that was published."""
+        frozen, terms = known.draw.frozen, known.terms
+        assert frozen is not None, "the list is frozen"
+        key = draw_key(announcement_of(self.book, known.campaign, known.draw), seed, randomness)
+        with self.frozen_list(known) as listed:
+            wanted = terms.winners + terms.runners_up
+            ranks = ranked(key, frozen.entries, frozenset(listed.withdrawn()), wanted)
+            entries = [UUID(bytes=leaf[:16]) for leaf in listed.leaves_at(ranks)]
+        drawn = Results(ranks, entries, MemoryTree(result_leaves(ranks)))
+        self._results = (known.draw.id, drawn)
+        return drawn
+
+    @contextmanager
+    def frozen_list(self, known: Known) -> Iterator[EntryList]:
+        """Lend the frozen list; one on disk that is not the published one is made again, once."""
+        frozen, campaign = known.draw.frozen, known.campaign.id
+        assert frozen is not None, "the list is frozen"
+        with self._list(campaign) as listed:
+            for attempt in count():
+                self._keep_up(listed, campaign)
+                if listed.facts() == facts_of(frozen):
+                    break
+                if attempt:
+                    raise Troubled("the book's entries are not the list that was frozen")
+                listed.clear()
+            yield listed
+
+    @contextmanager
+    def _list(self, campaign: UUID) -> Iterator[EntryList]:
+        """Lend a folder of a list that no other process writes to."""
+        for number in range(FOLDERS_MAX):
+            folder = self._lists / self.book / f"{campaign.hex}-{number}"
+            folder.mkdir(parents=True, exist_ok=True)
+            lock = (folder.parent / f"{folder.name}.lock").open("ab")
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                lock.close()
+                continue
+            with lock, EntryList(folder) as listed:
+                yield listed
+            return
+        raise Troubled(f"{FOLDERS_MAX} processes keep this list already")
+
+    def _ask(self, commands: Sequence[Command], at: datetime | None) -> list[Answer]:
+        call = Call(HOLDER, f"draw-{self._new_id()}", render=lambda _: b"", at=at)
+        sent = [self._writer.submit(command.request(call)) for command in commands]
+        return [future.result() for future in sent]
+
+    def _now(self, at: datetime | None) -> datetime:
+        if at is not None:
+            return at
+        with self._datastore.transaction() as cursor:
+            cursor.execute("SELECT clock_timestamp()")
+            now: datetime = cursor.fetchone()[0]
+        return now
+
+
+_ENDLESS: Final = 2**63 - 1
