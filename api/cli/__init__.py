@@ -20,6 +20,7 @@ from api.cli import (
     running,
     sweeping,
     verifying,
+    wallets,
     witnessing,
 )
 from api.cli.trouble import FAILED, explain, say
@@ -41,7 +42,7 @@ app = typer.Typer(
 
 for panel, commands in (
     ("Run", (running.run, running.demo)),
-    ("Prove", (replaying.replay, verifying.verify, fairness.fairness)),
+    ("Prove", (replaying.replay, verifying.verify, wallets.reconcile, fairness.fairness)),
     (
         "Single processes",
         (
@@ -52,6 +53,8 @@ for panel, commands in (
             sweeping.draw,
             witnessing.log,
             witnessing.witness,
+            wallets.dispatch,
+            wallets.sandbox,
         ),
     ),
     ("Around it", (migrating.migrate, access.token, access.suspend, access.settings)),

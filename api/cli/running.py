@@ -25,6 +25,7 @@ PROGRAM: Final = (sys.executable, "-m", "api.cli")
 
 WITNESS_HOST: Final = "127.0.0.1"
 HEALTH_TIMEOUT_S: Final = 1.0
+SANDBOX_HOST: Final = "127.0.0.1"
 SERVE_STOP_S: Final = 50.0
 """Longer than the server itself waits for its workers."""
 
@@ -54,8 +55,9 @@ def run(
     """Bring the whole system up and keep it running until Ctrl-C, which leaves nothing behind.
 
     Starts PostgreSQL and Valkey under the home, unless `TIDEBOOK_DATABASE_URL` and
-    `TIDEBOOK_REDIS_URL` name servers; migrates; then serves, projects, sweeps, and signs the books'
-    logs, with a witness of its own unless `TIDEBOOK_LOG_WITNESSES` names others. Prints what to
+    `TIDEBOOK_REDIS_URL` name servers; migrates; then serves, projects, sweeps, signs the books'
+    logs, with a witness of its own unless `TIDEBOOK_LOG_WITNESSES` names others, and dispatches to
+    a sandbox operator of wallets unless `TIDEBOOK_WALLET_OPERATOR_URL` names one. Prints what to
     open. A second start on the same home goes on with what is there.
 
     Examples:
@@ -213,6 +215,7 @@ def _supervise(settings: Settings, witness_port: int | None, *, examples: bool) 
 def _children(settings: Settings, witness_port: int | None) -> list[Child]:
     from api.supervisor import Child
 
+    settings, sandbox_port = _with_sandbox(settings)
     environment = {**os.environ, **settings.as_environment()}
     # A person reads this terminal: without a word from them, only what is wrong is logged.
     if "TIDEBOOK_LOG_LEVEL" not in os.environ:
@@ -231,7 +234,25 @@ def _children(settings: Settings, witness_port: int | None) -> list[Child]:
         Child("project", [*PROGRAM, "project"], environment),
         Child("sweep", [*PROGRAM, "sweep"], environment),
         Child("log", [*PROGRAM, "log"], environment),
+        *([] if sandbox_port is None else [_sandbox(sandbox_port, environment)]),
+        Child("dispatch", [*PROGRAM, "dispatch"], environment),
     ]
+
+
+def _with_sandbox(settings: Settings) -> tuple[Settings, int | None]:
+    """Name a sandbox operator of our own where no operator is set; return the port for it."""
+    if settings.wallet_operator_url is not None:
+        return settings, None
+    port = _free_port(SANDBOX_HOST, 0)
+    url = f"http://{SANDBOX_HOST}:{port}"
+    return settings.model_copy(update={"wallet_operator_url": url}), port
+
+
+def _sandbox(port: int, environment: dict[str, str]) -> Child:
+    from api.supervisor import Child
+
+    argv = [*PROGRAM, "sandbox", "--host", SANDBOX_HOST, "--port", str(port), "--quiet"]
+    return Child("sandbox", argv, environment)
 
 
 def _witness(port: int, environment: dict[str, str]) -> Child:

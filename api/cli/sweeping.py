@@ -56,12 +56,12 @@ def sweep(
     instant = None if at is None else parse_instant(at, "--at")
     settings = stores.load_settings(home)
     with stores.store(settings) as datastore, ExitStack() as stack:
-        simulated = _is_simulated(datastore, settings)
+        simulated = is_simulated(datastore, settings)
         if instant is not None and not simulated:
             raise Trouble("--at: this ledger's time is the database's, nobody can choose it")
         finite = once or instant is not None
         books = stores.chosen_books(datastore, book) if finite else book or list(settings.books)
-        writers = [stack.enter_context(_writer(datastore, one, settings)) for one in books]
+        writers = [stack.enter_context(writer_of(datastore, one, settings)) for one in books]
         sweepers = [_sweeper(datastore, writer, simulated) for writer in writers]
         if finite:
             return _sweep_once(datastore, sweepers, instant, as_json)
@@ -105,11 +105,11 @@ def draw(
     settings = stores.load_settings(home)
     document = []
     with stores.store(settings) as datastore, ExitStack() as stack:
-        simulated = _is_simulated(datastore, settings)
+        simulated = is_simulated(datastore, settings)
         if instant is not None and not simulated:
             raise Trouble("--at: this ledger's time is the database's, nobody can choose it")
         for one in stores.chosen_books(datastore, book):
-            writer = stack.enter_context(_writer(datastore, one, settings))
+            writer = stack.enter_context(writer_of(datastore, one, settings))
             drawer = _drawer(datastore, writer, settings, simulated)
             document += _draw_once(drawer, instant)
     if as_json:
@@ -122,7 +122,7 @@ def draw(
     return 0
 
 
-def _is_simulated(datastore: Datastore, settings: Settings) -> bool:
+def is_simulated(datastore: Datastore, settings: Settings) -> bool:
     """Whether the ledger's time comes with the requests: as it was begun, else as it is set."""
     with datastore.transaction() as cursor:
         cursor.execute("SELECT value FROM installation WHERE name = 'clock'")
@@ -165,7 +165,8 @@ def _draw_once(drawer: Drawer, at: datetime | None) -> list[dict[str, Any]]:
 
 
 @contextmanager
-def _writer(datastore: Datastore, book: str, settings: Settings) -> Iterator[GroupCommit]:
+def writer_of(datastore: Datastore, book: str, settings: Settings) -> Iterator[GroupCommit]:
+    """Lend a writer of this process, which tells the gate of stock that comes back."""
     from api.gatekeeper import freeing_of
     from campaigns.accounting import check_postings
     from campaigns.event_types import MAPPER
