@@ -21,6 +21,7 @@ import psutil
 import pytest
 
 from tests.cli.test_help_and_errors import program
+from tests.conftest import wait_until
 
 UP_WITHIN_S = 120.0
 
@@ -106,6 +107,14 @@ def wallet(running: Running, token: str, position: str) -> Any:
     return httpx.get(f"{running.base}/v1/wallet", headers=headers, timeout=30).json()
 
 
+def cosigned_size(running: Running) -> int:
+    """How many events are under the head that is served; it has two signatures."""
+    checkpoint = httpx.get(f"{running.base}/log/main/checkpoint", timeout=30).text
+    text, _, signatures = checkpoint.partition("\n\n")
+    assert len(signatures.splitlines()) == 2
+    return int(text.split("\n")[1])
+
+
 @pytest.mark.slow
 def test_up_claim_verify_down_and_up_again(tmp_path: Path) -> None:
     """The newcomer's path, then a second start: same campaigns, same coupon, no new event."""
@@ -118,6 +127,8 @@ def test_up_claim_verify_down_and_up_again(tmp_path: Path) -> None:
         assert claimed.status_code == 201
         [held] = wallet(first, token, claimed.headers["Tidebook-Position"])["items"]
         assert held["coupon"] == claimed.json()["coupon"]
+        claimed_at = int(claimed.headers["Tidebook-Position"].partition(":")[2])
+        wait_until(lambda: cosigned_size(first) >= claimed_at)
         beside = call(home, "verify")
         assert (beside.returncode, beside.stderr) == (0, "")
         second = call(home, "run", "--port", "0")
