@@ -224,6 +224,20 @@ TABLE: Final[tuple[Trouble, ...]] = (
         "An amount is in another currency than `currency`, the one that counts here.",
     ),
     Trouble(
+        "next_round_unfit",
+        409,
+        "Leftovers cannot go there",
+        "The next round must be another campaign of the same book, sponsor and currency that is "
+        "not closed and is not funded to the fen for tiers or a split sum.",
+    ),
+    Trouble(
+        "not_as_promised",
+        409,
+        "These are not the funds that the terms need",
+        "Tiers and split sums are funded with exactly `quota` packets and `budget_minor`, "
+        "before the campaign opens.",
+    ),
+    Trouble(
         "proposal_changed",
         409,
         "The proposal is another one",
@@ -364,6 +378,56 @@ TABLE: Final[tuple[Trouble, ...]] = (
         409,
         "The coupon is still valid",
         "The coupon's validity ends at `valid_until`.",
+    ),
+    # --- the rules of packets ----------------------------------------------------------------
+    Trouble(
+        "already_paid",
+        409,
+        "The order is paid already",
+        "An order is paid once from a packet; `payment` is the payment. A till that asks again "
+        "because it lost the answer must not collect the money again.",
+    ),
+    Trouble(
+        "packet_closed",
+        409,
+        "The packet's wallet was closed",
+        "The wallet that held this packet was closed and what was left in the packet went back.",
+    ),
+    Trouble(
+        "packet_expired",
+        409,
+        "The packet has expired",
+        "The packet's validity ended at `valid_until`.",
+    ),
+    Trouble(
+        "packet_empty",
+        409,
+        "The packet is empty",
+        "There is nothing left in this packet. A refund may fill it again while it is valid.",
+    ),
+    Trouble(
+        "too_many_payments",
+        409,
+        "The packet has made too many payments",
+        "A packet makes `payments_max` payments at most.",
+    ),
+    Trouble(
+        "not_paid",
+        409,
+        "There is no such payment",
+        "This packet has paid nothing for this order of yours.",
+    ),
+    Trouble(
+        "refund_too_large",
+        409,
+        "The refund is too large",
+        "No more is given back than was paid: `left_minor` of the payment is left.",
+    ),
+    Trouble(
+        "too_many_refunds",
+        409,
+        "The payment was refunded too often",
+        "A payment is given back in `refunds_max` parts at most.",
     ),
     # --- the rules of group packets -----------------------------------------------------------
     Trouble(
@@ -552,6 +616,12 @@ TABLE: Final[tuple[Trouble, ...]] = (
         409,
         "Nobody moves up",
         "There is no vacant seat, no runner-up left, or nothing can be claimed any more.",
+    ),
+    Trouble(
+        "nothing_left",
+        409,
+        "The pot is empty",
+        "There is nothing to move into the next round.",
     ),
     # --- what happened to the store -----------------------------------------------------------
     Trouble(

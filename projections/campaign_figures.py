@@ -2,9 +2,11 @@
 
 At every position, per campaign (the tables check it):
 - coupons: claimed = held + redeemed + expired + voided + reclaimed;
-- money: funded = pot + held + spent + reclaimed, where funded is all that the sponsor ever put in
-  (less what an approved cut took out again), held is with holders, spent with merchants, and
-  reclaimed back with the sponsor. The budget is funded less reclaimed.
+- packets: claimed = held + expired + closed with their wallets;
+- money: funded = pot + purses + held + spent + reclaimed + rolled over, where funded is all that
+  the sponsor or the round before ever put in (less what an approved cut took out again), purses
+  holds what is sent to groups as well, held is with holders, spent with merchants, reclaimed back
+  with the sponsor, and rolled over in the next round. The budget is funded less the last two.
 """
 
 from __future__ import annotations
@@ -16,8 +18,7 @@ from uuid import UUID
 
 import msgspec
 
-from campaigns.draws.draw import DRAW_EVENTS
-from campaigns.draws.entry import ENTRY_EVENTS
+from campaigns.event_types import EVENT_TYPES
 from projections.projection import Batch, Projection, View, read_statements
 from projections.rows import change_rows
 
@@ -55,6 +56,7 @@ class Funded(View):
 
 class Opened(View):
     seed_commitment: str | None = None
+    split_commitment: str | None = None
 
 
 class IntakeClosed(View):
@@ -83,6 +85,18 @@ class Closed(View):
 
 class BudgetReclaimed(View):
     amount_minor: int
+
+
+class RolledOver(View):
+    amount_minor: int
+
+
+class RolledIn(View):
+    amount_minor: int
+
+
+class SplitShown(View):
+    seed: str
 
 
 class Entered(View):
@@ -123,8 +137,42 @@ class Voided(Returned):
     pass
 
 
-READS: Final[dict[str, type[View] | None]] = {
-    **dict.fromkeys((event.TOPIC for event in (*DRAW_EVENTS, *ENTRY_EVENTS)), None),
+class PacketClaimed(View):
+    campaign: str
+    amount_minor: int
+    group: str | None = None
+
+
+class PacketPaid(View):
+    campaign: str
+    amount_minor: int
+
+
+class PacketRefunded(View):
+    campaign: str
+    to_packet_minor: int
+    reclaimed_minor: int
+    to: str | None
+
+
+class PacketExpired(Returned):
+    pass
+
+
+class PacketWalletClosed(Returned):
+    pass
+
+
+class PurseFilled(View):
+    campaign: str
+    amount_minor: int
+
+
+class PurseEmptied(Returned):
+    pass
+
+
+_OWN: Final[dict[str, type[View] | None]] = {
     "campaign.drafted": Drafted,
     "campaign.funding_proposed": FundingProposed,
     "campaign.funded": Funded,
@@ -135,6 +183,9 @@ READS: Final[dict[str, type[View] | None]] = {
     "campaign.drawn": Drawn,
     "campaign.closed": Closed,
     "campaign.budget_reclaimed": BudgetReclaimed,
+    "campaign.rolled_over": RolledOver,
+    "campaign.rolled_in": RolledIn,
+    "campaign.split_shown": SplitShown,
     "coupon.entered": Entered,
     "coupon.claimed": Claimed,
     "coupon.redeemed": Redeemed,
@@ -142,7 +193,17 @@ READS: Final[dict[str, type[View] | None]] = {
     "coupon.reclaimed": Reclaimed,
     "coupon.expired": Expired,
     "coupon.voided": Voided,
+    "packet.claimed": PacketClaimed,
+    "packet.paid": PacketPaid,
+    "packet.refunded": PacketRefunded,
+    "packet.expired": PacketExpired,
+    "packet.wallet_closed": PacketWalletClosed,
+    "purse.filled": PurseFilled,
+    "purse.emptied": PurseEmptied,
 }
+
+READS: Final[dict[str, type[View] | None]] = {**dict.fromkeys(EVENT_TYPES.topics), **_OWN}
+"""Whatever else this program knows moves nothing into a campaign or out of it."""
 
 # Rows, and how a batch becomes rows
 
@@ -180,16 +241,23 @@ class Change(msgspec.Struct, gc=False):
     reclaimed: int = 0
     entered: int = 0
     drawn: int = 0
+    paid: int = 0
+    wallets_closed: int = 0
     draw: dict[str, Any] | None = None
+    split: dict[str, Any] | None = None
     claimed_minor: int = 0
     refunded_minor: int = 0
     expired_minor: int = 0
     voided_minor: int = 0
     funded_minor: int = 0
+    paid_minor: int = 0
+    rolled_in_minor: int = 0
     pot_minor: int = 0
+    purses_minor: int = 0
     held_minor: int = 0
     spent_minor: int = 0
     reclaimed_minor: int = 0
+    rolled_minor: int = 0
     position: int = 0
 
 
@@ -199,10 +267,10 @@ def fold(batch: Batch) -> tuple[list[DraftRow], list[Change]]:
     changes: dict[str, Change] = {}
     for event in batch:
         kind = type(event)
-        if kind in _OF_COUPON:
+        if kind in _IN_CAMPAIGN:
             campaign = event.campaign  # type: ignore[attr-defined]
             change = changes.get(campaign) or changes.setdefault(campaign, Change(campaign))
-            _OF_COUPON[kind](change, event)
+            _IN_CAMPAIGN[kind](change, event)
         else:
             campaign = event.stream
             change = changes.get(campaign) or changes.setdefault(campaign, Change(campaign))
@@ -275,6 +343,12 @@ def _opened(change: Change, event: Opened) -> None:
     change.state = "open"
     if event.seed_commitment is not None:
         change.draw = {"seed_commitment": event.seed_commitment}
+    if event.split_commitment is not None:
+        change.split = {"seed_commitment": event.split_commitment}
+
+
+def _split_shown(change: Change, event: SplitShown) -> None:
+    change.split = {**(change.split or {}), "seed": event.seed}
 
 
 def _resumed(change: Change, _event: Resumed) -> None:
@@ -310,6 +384,19 @@ def _budget_reclaimed(change: Change, event: BudgetReclaimed) -> None:
     change.reclaimed_minor += event.amount_minor
 
 
+def _rolled_over(change: Change, event: RolledOver) -> None:
+    change.pot_minor -= event.amount_minor
+    change.rolled_minor += event.amount_minor
+
+
+def _rolled_in(change: Change, event: RolledIn) -> None:
+    """Money of the round before funds this one; a proposal that was made without it is void."""
+    change.funded_minor += event.amount_minor
+    change.rolled_in_minor += event.amount_minor
+    change.pot_minor += event.amount_minor
+    _clear_proposal(change)
+
+
 def _entered(change: Change, _event: Entered) -> None:
     change.entered += 1
 
@@ -343,10 +430,14 @@ def _refunded(change: Change, event: Refunded) -> None:
 def _returned(change: Change, event: Returned) -> None:
     change.held -= 1
     change.held_minor -= event.amount_minor
-    if event.to == "sponsor":
-        change.reclaimed_minor += event.amount_minor
+    _give_back(change, event.amount_minor, event.to)
+
+
+def _give_back(change: Change, amount_minor: int, to: str | None) -> None:
+    if to == "sponsor":
+        change.reclaimed_minor += amount_minor
     else:
-        change.pot_minor += event.amount_minor
+        change.pot_minor += amount_minor
 
 
 def _reclaimed(change: Change, event: Reclaimed) -> None:
@@ -366,6 +457,54 @@ def _voided(change: Change, event: Voided) -> None:
     _returned(change, event)
 
 
+def _packet_claimed(change: Change, event: PacketClaimed) -> None:
+    """A share of a group comes out of what was filled into purses, any other out of the pot."""
+    change.claimed += 1
+    change.held += 1
+    change.claimed_minor += event.amount_minor
+    change.held_minor += event.amount_minor
+    if event.group is None:
+        change.pot_minor -= event.amount_minor
+    else:
+        change.purses_minor -= event.amount_minor
+
+
+def _packet_paid(change: Change, event: PacketPaid) -> None:
+    change.paid += 1
+    change.paid_minor += event.amount_minor
+    change.held_minor -= event.amount_minor
+    change.spent_minor += event.amount_minor
+
+
+def _packet_refunded(change: Change, event: PacketRefunded) -> None:
+    change.refunded += 1
+    change.refunded_minor += event.to_packet_minor + event.reclaimed_minor
+    change.spent_minor -= event.to_packet_minor + event.reclaimed_minor
+    change.held_minor += event.to_packet_minor
+    _give_back(change, event.reclaimed_minor, event.to)
+
+
+def _packet_expired(change: Change, event: PacketExpired) -> None:
+    change.expired += 1
+    change.expired_minor += event.amount_minor
+    _returned(change, event)
+
+
+def _wallet_closed(change: Change, event: PacketWalletClosed) -> None:
+    change.wallets_closed += 1
+    _returned(change, event)
+
+
+def _purse_filled(change: Change, event: PurseFilled) -> None:
+    change.pot_minor -= event.amount_minor
+    change.purses_minor += event.amount_minor
+
+
+def _purse_emptied(change: Change, event: PurseEmptied) -> None:
+    change.purses_minor -= event.amount_minor
+    _give_back(change, event.amount_minor, event.to)
+
+
 _Rule = Callable[[Change, Any], None]
 
 _OF_CAMPAIGN: Final[dict[type[View], _Rule]] = {
@@ -378,9 +517,12 @@ _OF_CAMPAIGN: Final[dict[type[View], _Rule]] = {
     Drawn: _drawn,
     Closed: _closed,
     BudgetReclaimed: _budget_reclaimed,
+    RolledOver: _rolled_over,
+    RolledIn: _rolled_in,
+    SplitShown: _split_shown,
 }
 
-_OF_COUPON: Final[dict[type[View], _Rule]] = {
+_IN_CAMPAIGN: Final[dict[type[View], _Rule]] = {
     Entered: _entered,
     Claimed: _claimed,
     Redeemed: _redeemed,
@@ -388,6 +530,13 @@ _OF_COUPON: Final[dict[type[View], _Rule]] = {
     Reclaimed: _reclaimed,
     Expired: _expired,
     Voided: _voided,
+    PacketClaimed: _packet_claimed,
+    PacketPaid: _packet_paid,
+    PacketRefunded: _packet_refunded,
+    PacketExpired: _packet_expired,
+    PacketWalletClosed: _wallet_closed,
+    PurseFilled: _purse_filled,
+    PurseEmptied: _purse_emptied,
 }
 
 CAMPAIGN_FIGURES: Final = Projection(NAME, READS, _SQL, apply, CampaignLoader)
@@ -423,16 +572,23 @@ class CampaignFigures(NamedTuple):
     reclaimed: int
     entered: int
     drawn: int
+    paid: int
+    wallets_closed: int
     draw: dict[str, Any] | None
+    split: dict[str, Any] | None
     claimed_minor: int
     refunded_minor: int
     expired_minor: int
     voided_minor: int
+    paid_minor: int
     funded_minor: int
+    rolled_in_minor: int
     pot_minor: int
+    purses_minor: int
     held_minor: int
     spent_minor: int
     reclaimed_minor: int
+    rolled_minor: int
     position: int
 
 

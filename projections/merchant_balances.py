@@ -1,4 +1,6 @@
-"""Merchant balances: what each merchant earned by redemptions, and every redemption behind it.
+"""Merchant balances: what each merchant earned, and every redemption behind it.
+
+A balance is what redemptions and payments from packets came to, less what was refunded of them.
 
 A coupon can be redeemed again after a refund, so a redemption is a coupon and the version at
 which it was redeemed. A refund is the very next version, so it names its redemption by itself.
@@ -13,8 +15,7 @@ from uuid import UUID
 import msgspec
 from psycopg2.errors import NotNullViolation
 
-from campaigns.draws.draw import DRAW_EVENTS
-from campaigns.draws.entry import ENTRY_EVENTS
+from campaigns.event_types import EVENT_TYPES
 from projections.projection import (
     Batch,
     Projection,
@@ -48,26 +49,28 @@ class Refunded(View):
     currency: str
 
 
-READS: Final[dict[str, type[View] | None]] = {
-    **dict.fromkeys((event.TOPIC for event in (*DRAW_EVENTS, *ENTRY_EVENTS)), None),
+class Paid(View):
+    merchant: str
+    amount_minor: int
+    currency: str
+
+
+class PaidBack(View):
+    merchant: str
+    to_packet_minor: int
+    reclaimed_minor: int
+    currency: str
+
+
+_OWN: Final[dict[str, type[View] | None]] = {
     "coupon.redeemed": Redeemed,
     "coupon.refunded": Refunded,
-    "coupon.entered": None,
-    "coupon.claimed": None,
-    "coupon.reclaimed": None,
-    "coupon.expired": None,
-    "coupon.voided": None,
-    "campaign.drafted": None,
-    "campaign.funding_proposed": None,
-    "campaign.funded": None,
-    "campaign.opened": None,
-    "campaign.paused": None,
-    "campaign.resumed": None,
-    "campaign.intake_closed": None,
-    "campaign.drawn": None,
-    "campaign.closed": None,
-    "campaign.budget_reclaimed": None,
+    "packet.paid": Paid,
+    "packet.refunded": PaidBack,
 }
+
+READS: Final[dict[str, type[View] | None]] = {**dict.fromkeys(EVENT_TYPES.topics), **_OWN}
+"""Whatever else this program knows moves no merchant's money."""
 
 # Rows, and how a batch becomes rows
 
@@ -101,6 +104,10 @@ class Sums(msgspec.Struct, gc=False):
     redeemed_minor: int = 0
     refunded_count: int = 0
     refunded_minor: int = 0
+    paid_count: int = 0
+    paid_minor: int = 0
+    paid_back_count: int = 0
+    paid_back_minor: int = 0
 
 
 class Folded(NamedTuple):
@@ -131,7 +138,8 @@ def fold(book: str, batch: Batch) -> Folded:
                 event.position,
             )
             continue
-        assert isinstance(event, Refunded)
+        if not isinstance(event, Refunded):
+            continue  # packets' payments are only summed up here, see `projections.packets`
         redeemed_version = event.version - 1
         row = redemptions.get((event.stream, redeemed_version))
         if row is None:
@@ -148,15 +156,21 @@ def sums_of(batch: Batch) -> list[Sums]:
     """Return what a batch adds to each merchant's balance."""
     sums: dict[tuple[str, str], Sums] = {}
     for event in batch:
-        assert isinstance(event, Redeemed | Refunded)
+        assert isinstance(event, Redeemed | Refunded | Paid | PaidBack)
         account = (event.merchant, event.currency)
         total = sums.get(account) or sums.setdefault(account, Sums(*account))
         if isinstance(event, Redeemed):
             total.redeemed_count += 1
             total.redeemed_minor += event.discount_minor
-        else:
+        elif isinstance(event, Refunded):
             total.refunded_count += 1
             total.refunded_minor += event.amount_minor
+        elif isinstance(event, Paid):
+            total.paid_count += 1
+            total.paid_minor += event.amount_minor
+        else:
+            total.paid_back_count += 1
+            total.paid_back_minor += event.to_packet_minor + event.reclaimed_minor
     return list(sums.values())
 
 
@@ -195,8 +209,7 @@ class MerchantLoader:
                         event.position,
                     )
                 )
-            else:
-                assert isinstance(event, Refunded)
+            elif isinstance(event, Refunded):
                 refunded.append((book, event.stream, event.version - 1, event.at, event.position))
         copy_rows(curs, "redeemed", _REDEEMED_COLUMNS, redeemed)
         copy_rows(curs, "refunded", _REFUNDED_COLUMNS, refunded)
@@ -240,6 +253,10 @@ class Balance(NamedTuple):
     redeemed_minor: int
     refunded_count: int
     refunded_minor: int
+    paid_count: int
+    paid_minor: int
+    paid_back_count: int
+    paid_back_minor: int
     balance_minor: int
 
 

@@ -6,10 +6,16 @@ from typing import Final
 
 from projections.campaign_figures import CAMPAIGN_FIGURES
 from projections.merchant_balances import MERCHANT_BALANCES
+from projections.packets import PACKETS
 from projections.projection import Projection
 from projections.wallets import WALLETS
 
-PROJECTIONS: Final[tuple[Projection, ...]] = (WALLETS, CAMPAIGN_FIGURES, MERCHANT_BALANCES)
+PROJECTIONS: Final[tuple[Projection, ...]] = (
+    WALLETS,
+    CAMPAIGN_FIGURES,
+    MERCHANT_BALANCES,
+    PACKETS,
+)
 
 
 def projection(name: str) -> Projection:

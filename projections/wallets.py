@@ -14,8 +14,7 @@ from uuid import UUID
 import msgspec
 from psycopg2.errors import NotNullViolation
 
-from campaigns.draws.draw import DRAW_EVENTS
-from campaigns.draws.entry import ENTRY_EVENTS
+from campaigns.event_types import EVENT_TYPES
 from projections.projection import (
     Batch,
     Projection,
@@ -87,8 +86,7 @@ class Closed(View):
     pass
 
 
-READS: Final[dict[str, type[View] | None]] = {
-    **dict.fromkeys((event.TOPIC for event in (*DRAW_EVENTS, *ENTRY_EVENTS)), None),
+_OWN: Final[dict[str, type[View] | None]] = {
     "coupon.entered": Entered,
     "coupon.claimed": Claimed,
     "coupon.redeemed": Redeemed,
@@ -96,17 +94,12 @@ READS: Final[dict[str, type[View] | None]] = {
     "coupon.reclaimed": Reclaimed,
     "coupon.expired": Expired,
     "coupon.voided": Voided,
-    "campaign.drafted": None,
-    "campaign.funding_proposed": None,
-    "campaign.funded": None,
-    "campaign.opened": None,
-    "campaign.paused": None,
-    "campaign.resumed": None,
-    "campaign.intake_closed": None,
     "campaign.drawn": Drawn,
     "campaign.closed": Closed,
-    "campaign.budget_reclaimed": None,
 }
+
+READS: Final[dict[str, type[View] | None]] = {**dict.fromkeys(EVENT_TYPES.topics), **_OWN}
+"""Whatever else this program knows changes no coupon."""
 
 _BECOMES: Final[dict[type[View], str]] = {
     Claimed: "held",

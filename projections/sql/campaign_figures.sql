@@ -1,7 +1,9 @@
 -- name: tables
 -- What a campaign is and how it stands, one row per campaign.
--- Coupons: every one claimed is held, redeemed, expired, voided or reclaimed now.
--- Money: all that the sponsor ever funded is in the pot, with holders, with merchants or reclaimed.
+-- Every coupon that was claimed is held, redeemed, expired, voided or reclaimed now; every packet is
+-- held, expired or closed with its wallet.
+-- Money: all that ever funded the campaign is in the pot, in purses, with holders, with merchants,
+-- reclaimed or in the next round.
 CREATE TABLE campaign (
     book text COLLATE "C" NOT NULL,
     campaign uuid NOT NULL,
@@ -13,7 +15,9 @@ CREATE TABLE campaign (
     currency text NOT NULL,
     drafted_at timestamptz NOT NULL,
     quota bigint NOT NULL DEFAULT 0,
-    budget_minor bigint NOT NULL GENERATED ALWAYS AS (funded_minor - reclaimed_minor) STORED,
+    budget_minor bigint NOT NULL GENERATED ALWAYS AS (
+        funded_minor - reclaimed_minor - rolled_minor
+    ) STORED,
     proposed_quota bigint,
     proposed_budget_minor bigint,
     proposed_from_quota bigint,
@@ -28,24 +32,37 @@ CREATE TABLE campaign (
     reclaimed bigint NOT NULL DEFAULT 0,  -- refunded after their validity
     entered bigint NOT NULL DEFAULT 0,    -- in its lottery, ever
     drawn bigint NOT NULL DEFAULT 0,      -- of the claimed ones, those that the lottery gave
+    paid bigint NOT NULL DEFAULT 0,           -- payments from packets, ever
+    wallets_closed bigint NOT NULL DEFAULT 0, -- packets that ended with their wallets
+    split jsonb,                          -- what tiers or a split sum committed to, and the seed
     draw jsonb,                           -- what the lottery committed to, and its outcome
     claimed_minor bigint NOT NULL DEFAULT 0,
     refunded_minor bigint NOT NULL DEFAULT 0,
     expired_minor bigint NOT NULL DEFAULT 0,
     voided_minor bigint NOT NULL DEFAULT 0,
-    funded_minor bigint NOT NULL DEFAULT 0,    -- what the sponsor put in, ever
+    paid_minor bigint NOT NULL DEFAULT 0,      -- by packets, ever
+    funded_minor bigint NOT NULL DEFAULT 0,    -- what the sponsor or the round before put in, ever
+    rolled_in_minor bigint NOT NULL DEFAULT 0, -- of that, what the round before put in
     pot_minor bigint NOT NULL DEFAULT 0,       -- free to be claimed
+    purses_minor bigint NOT NULL DEFAULT 0,    -- in purses, or sent from them and not taken
     held_minor bigint NOT NULL DEFAULT 0,      -- with holders
     spent_minor bigint NOT NULL DEFAULT 0,     -- with merchants
     reclaimed_minor bigint NOT NULL DEFAULT 0, -- what the sponsor got back, ever
+    rolled_minor bigint NOT NULL DEFAULT 0,    -- what went into the next round, ever
     position bigint NOT NULL, -- of the event that last changed the row
     PRIMARY KEY (book, campaign),
-    CONSTRAINT campaign_coupons CHECK (claimed = held + redeemed + expired + voided + reclaimed),
+    CONSTRAINT campaign_coupons CHECK (
+        claimed = held + redeemed + expired + voided + reclaimed + wallets_closed
+    ),
     CONSTRAINT campaign_money CHECK (
-        funded_minor = pot_minor + held_minor + spent_minor + reclaimed_minor
+        funded_minor
+        = pot_minor + purses_minor + held_minor + spent_minor + reclaimed_minor + rolled_minor
     ),
     CONSTRAINT campaign_nothing_negative CHECK (
-        least(quota, held, redeemed, pot_minor, held_minor, spent_minor, reclaimed_minor) >= 0
+        least(
+            quota, held, redeemed, pot_minor, purses_minor, held_minor, spent_minor,
+            reclaimed_minor, rolled_minor
+        ) >= 0
     )
 ) WITH (fillfactor = 50);
 CREATE INDEX campaign_by_state ON campaign (state, drafted_at, book, campaign);
@@ -88,6 +105,10 @@ UPDATE campaign SET
     reclaimed = campaign.reclaimed + change.reclaimed,
     entered = campaign.entered + change.entered,
     drawn = campaign.drawn + change.drawn,
+    paid = campaign.paid + change.paid,
+    wallets_closed = campaign.wallets_closed + change.wallets_closed,
+    split = CASE WHEN change.split IS NULL
+        THEN campaign.split ELSE coalesce(campaign.split, '{}') || change.split END,
     draw = CASE WHEN change.draw IS NULL
         THEN campaign.draw ELSE coalesce(campaign.draw, '{}') || change.draw END,
     claimed_minor = campaign.claimed_minor + change.claimed_minor,
@@ -95,18 +116,24 @@ UPDATE campaign SET
     expired_minor = campaign.expired_minor + change.expired_minor,
     voided_minor = campaign.voided_minor + change.voided_minor,
     funded_minor = campaign.funded_minor + change.funded_minor,
+    paid_minor = campaign.paid_minor + change.paid_minor,
+    rolled_in_minor = campaign.rolled_in_minor + change.rolled_in_minor,
     pot_minor = campaign.pot_minor + change.pot_minor,
+    purses_minor = campaign.purses_minor + change.purses_minor,
     held_minor = campaign.held_minor + change.held_minor,
     spent_minor = campaign.spent_minor + change.spent_minor,
     reclaimed_minor = campaign.reclaimed_minor + change.reclaimed_minor,
+    rolled_minor = campaign.rolled_minor + change.rolled_minor,
     position = change.position
 FROM json_to_recordset(%(rows)s) AS change (
     campaign uuid, state text, got_funded boolean, version integer, quota bigint,
     proposes boolean, proposed_quota bigint, proposed_budget_minor bigint,
     proposed_from_quota bigint, proposed_from_budget_minor bigint, proposed_by text,
     claimed bigint, held bigint, redeemed bigint, refunded bigint, expired bigint, voided bigint,
-    reclaimed bigint, entered bigint, drawn bigint, draw jsonb, claimed_minor bigint,
-    refunded_minor bigint, expired_minor bigint, voided_minor bigint, funded_minor bigint,
-    pot_minor bigint, held_minor bigint, spent_minor bigint, reclaimed_minor bigint, position bigint
+    reclaimed bigint, entered bigint, drawn bigint, paid bigint, wallets_closed bigint,
+    draw jsonb, split jsonb, claimed_minor bigint, refunded_minor bigint, expired_minor bigint,
+    voided_minor bigint, paid_minor bigint, funded_minor bigint, rolled_in_minor bigint,
+    pot_minor bigint, purses_minor bigint, held_minor bigint, spent_minor bigint,
+    reclaimed_minor bigint, rolled_minor bigint, position bigint
 )
 WHERE campaign.book = %(book)s AND campaign.campaign = change.campaign;

@@ -8,7 +8,13 @@ CREATE TABLE merchant (
     redeemed_minor bigint NOT NULL DEFAULT 0,
     refunded_count bigint NOT NULL DEFAULT 0,
     refunded_minor bigint NOT NULL DEFAULT 0,
-    balance_minor bigint NOT NULL GENERATED ALWAYS AS (redeemed_minor - refunded_minor) STORED,
+    paid_count bigint NOT NULL DEFAULT 0,      -- payments from packets
+    paid_minor bigint NOT NULL DEFAULT 0,      -- by packets; what payers added is not ours to owe
+    paid_back_count bigint NOT NULL DEFAULT 0, -- refunds of such payments, each whole or in part
+    paid_back_minor bigint NOT NULL DEFAULT 0,
+    balance_minor bigint NOT NULL GENERATED ALWAYS AS (
+        redeemed_minor - refunded_minor + paid_minor - paid_back_minor
+    ) STORED,
     PRIMARY KEY (book, merchant, currency),
     CONSTRAINT merchant_refunds CHECK (refunded_count <= redeemed_count),
     CONSTRAINT merchant_balance CHECK (balance_minor >= 0)
@@ -101,10 +107,15 @@ UPDATE merchant SET
     redeemed_count = merchant.redeemed_count + sums.redeemed_count,
     redeemed_minor = merchant.redeemed_minor + sums.redeemed_minor,
     refunded_count = merchant.refunded_count + sums.refunded_count,
-    refunded_minor = merchant.refunded_minor + sums.refunded_minor
+    refunded_minor = merchant.refunded_minor + sums.refunded_minor,
+    paid_count = merchant.paid_count + sums.paid_count,
+    paid_minor = merchant.paid_minor + sums.paid_minor,
+    paid_back_count = merchant.paid_back_count + sums.paid_back_count,
+    paid_back_minor = merchant.paid_back_minor + sums.paid_back_minor
 FROM json_to_recordset(%(rows)s) AS sums (
     merchant text, currency text,
-    redeemed_count bigint, redeemed_minor bigint, refunded_count bigint, refunded_minor bigint
+    redeemed_count bigint, redeemed_minor bigint, refunded_count bigint, refunded_minor bigint,
+    paid_count bigint, paid_minor bigint, paid_back_count bigint, paid_back_minor bigint
 )
 WHERE merchant.book = %(book)s
     AND merchant.merchant = sums.merchant

@@ -16,6 +16,7 @@ from ledger.datastore import Datastore
 from projections import campaign_figures as figures
 from projections import merchant_balances as merchants
 from projections import wallets
+from projections.packets import PACKETS
 from projections.projection import Projection
 from projections.rebuild import rebuild
 from projections.registry import PROJECTIONS
@@ -75,8 +76,14 @@ def check_fold(datastore: Datastore, projection: Projection, history: History) -
         "wallets": check_wallets,
         "campaign_figures": check_figures,
         "merchant_balances": check_merchants,
+        "packets": check_no_packets,
     }
     check[projection.name](datastore, history)
+
+
+def check_no_packets(datastore: Datastore, _history: History) -> None:
+    """Coupons have no balance; packets are in `test_packets.py`."""
+    assert not any(rows for name, rows in rows_of(datastore, PACKETS).items() if name != "tracking")
 
 
 def check_wallets(datastore: Datastore, history: History) -> None:
