@@ -18,7 +18,7 @@ PYTEST_ARGS ?= -n auto --dist worksteal
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run demo test test-fast lint format bench bench-big profile load curves reference lock clean
+.PHONY: help setup run demo test test-fast lint format bench bench-big profile load lottery curves reference lock clean
 
 help: ## List these targets
 	@echo "Tidebook: an event-sourced ledger for coupons. Targets:"
@@ -51,6 +51,9 @@ bench: $(VENV)/.dev ## Measure against the baselines and write bench.json
 
 load: $(VENV)/.dev ## Let a crowd loose, check every answer, write a report (ARGS="rush --users 2000")
 	$(BIN)/python -m loadtest $(ARGS)
+
+lottery: $(VENV)/.dev ## Hold a lottery of a million entries and say what each step takes
+	$(BIN)/python -m loadtest.lottery $(ARGS)
 
 curves: $(VENV)/.dev ## Draw the arrival curves of the load test into docs/
 	$(BIN)/python -m loadtest.charts docs/loadtest-curves.svg

@@ -12,6 +12,7 @@ import json
 import sqlite3
 from collections import Counter, defaultdict
 from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
 from hashlib import sha256
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
@@ -28,6 +29,7 @@ STATES: Final = ("held", "redeemed", "expired", "voided", "reclaimed")
 FOREVER: Final = 2**62
 """The end of a span that has not ended."""
 TOLD: Final = {
+    "coupon.entered": (),
     "coupon.claimed": (
         "n",
         "face_minor",
@@ -63,6 +65,13 @@ CREATE TEMP TABLE effect (
     at TEXT, detail TEXT
 );
 CREATE INDEX temp.effect_key ON effect (key);
+"""
+_ENTRANTS: Final = "SELECT id FROM coupon WHERE campaign = ? AND state = 'entered' ORDER BY id"
+_LAST_WINNER: Final = """
+SELECT rank FROM (
+    SELECT rank_of(?, id) AS rank FROM coupon WHERE campaign = ? AND state = 'entered'
+    ORDER BY rank LIMIT ?
+) ORDER BY rank DESC LIMIT 1
 """
 
 _NEW_COUPON: Final = "INSERT INTO coupon VALUES (?, ?, ?, ?, ?, ?, '', '', ?, ?)"
@@ -112,6 +121,9 @@ class Campaign:
     face_minor: int = 0
     claim_from: str = ""
     claim_until: str = ""
+    intake: str = ""
+    intake_s: float = 0.0
+    rate_per_s: int = 0
     quota: int = 0
     budget_minor: int = 0
     issued: int = 0
@@ -120,6 +132,8 @@ class Campaign:
     most_issued: int = 0
     version: int = 0
     commitment: str = ""
+    intake_closed: int = 0
+    """The position of the intake's end; 0 before it, and where there is none."""
     places: int = 0
     entrants: int = 0
     seed: str = ""
@@ -185,6 +199,7 @@ class Books(Judge):
         self.shelf.execute(f"PRAGMA temp.cache_size = {-CACHE_KIB}")
         self.shelf.execute("PRAGMA temp.journal_mode = OFF")
         self.shelf.executescript(_TABLES)
+        self.shelf.create_function("rank_of", 2, rank_of, deterministic=True)
         self.campaigns: dict[str, Campaign] = {}
         self.balances: defaultdict[tuple[str, str], int] = defaultdict(int)
         """Of sponsors, pots and merchants; what holders have is on the shelf."""
@@ -265,6 +280,7 @@ class Books(Judge):
     def _drafted(self, event: Json) -> None:
         self._check_version(event, 0)
         terms = event["terms"]
+        intake = terms.get("intake") or {}
         self.campaigns[_stream(event)] = Campaign(
             limit=terms["per_person_limit"],
             restock=terms["restock"],
@@ -272,6 +288,9 @@ class Books(Judge):
             face_minor=terms.get("face_minor", 0),
             claim_from=terms.get("claim_from", ""),
             claim_until=terms.get("claim_until", ""),
+            intake=intake.get("kind", ""),
+            intake_s=intake.get("seconds") or 0.0,
+            rate_per_s=intake.get("rate_per_s") or 0,
             version=event["version"],
         )
         self._mark("not_open", _stream(event), holds=True)
@@ -301,6 +320,8 @@ class Books(Judge):
         campaign.state = "open"
         campaign.commitment = event.get("seed_commitment", campaign.commitment)
         self._mark("not_open", _of(event), holds=False)
+        if campaign.commitment and not campaign.seed:
+            self._mark("draw_pending", _of(event), holds=True)
 
     def _paused(self, event: Json) -> None:
         self._turned(event).state = "paused"
@@ -312,25 +333,35 @@ class Books(Judge):
 
     def _intake_closed(self, event: Json) -> None:
         campaign = self._turned(event)
-        campaign.places = event["places"]
+        campaign.places, campaign.intake_closed = event["places"], event["position"]
         left = campaign.quota - campaign.issued
         self.check("a draw has as many places as coupons", campaign.places <= left, f"{left} left")
 
     def _drawn(self, event: Json) -> None:
-        campaign, seed = self._turned(event), event["seed"]
+        """Draw once more: the seed, everybody who entered, and the rank of the last winner."""
+        campaign, name, seed = self._turned(event), _of(event), event["seed"]
         committed = sha256(bytes.fromhex(seed)).hexdigest() == campaign.commitment
         self.check("a draw shows the seed that it committed to", committed, seed)
-        entered = self._number(
-            "SELECT count(*) FROM coupon WHERE campaign = ? AND state = 'entered'", _of(event)
-        )
+        entered, digest = 0, sha256()
+        for (coupon,) in self.shelf.execute(_ENTRANTS, (name,)):
+            entered += 1
+            digest.update(bytes.fromhex(coupon))
         winners = min(campaign.places, entered)
         self.check(
             "a draw is among all who entered",
-            (event["entrants"], event["winners"]) == (entered, winners),
-            f"{event['winners']} of {event['entrants']}, not {winners} of {entered}",
+            (event["entrants"], event["entrants_sha256"]) == (entered, digest.hexdigest()),
+            f"{event['entrants']}, not {entered} with the digest {digest.hexdigest()}",
+        )
+        last = self.shelf.execute(_LAST_WINNER, (seed, name, winners)).fetchone()
+        drawn = (winners, last[0] if last else None)
+        self.check(
+            "those of the lowest ranks win",
+            (event["winners"], event["threshold"]) == drawn,
+            f"{event['winners']} up to {event['threshold']}, not {drawn[0]} up to {drawn[1]}",
         )
         campaign.seed, campaign.to_give = seed, event["winners"]
         campaign.threshold = event["threshold"] or ""
+        self._mark("draw_pending", name, holds=campaign.to_give > 0)
 
     def _budget_reclaimed(self, event: Json) -> None:
         campaign, amount = self._turned(event), event["amount_minor"]
@@ -365,6 +396,7 @@ class Books(Judge):
         person, face, stream = event["person"], event["face_minor"], _stream(event)
         if event.get("drawn"):
             self._check_win(campaign, stream)
+            self._mark("draw_pending", name, holds=campaign.to_give > 0)
         else:
             self.check("claims only while open", campaign.state == "open", campaign.state)
         [(count, _)] = self.shelf.execute(_HELD, (name, person, 1, 0)).fetchall()
@@ -383,7 +415,7 @@ class Books(Judge):
 
     def _check_win(self, campaign: Campaign, stream: str) -> None:
         """Whoever wins drew a rank that wins, and no more win than there are to be given."""
-        rank = sha256(bytes.fromhex(campaign.seed + stream)).hexdigest()
+        rank = rank_of(campaign.seed, stream)
         wins = bool(campaign.seed) and rank <= campaign.threshold
         self.check("only who drew a winning rank wins", wins, f"{stream} drew {rank}")
         campaign.to_give -= 1
@@ -393,6 +425,12 @@ class Books(Judge):
         campaign = self._campaign(event)
         self.check("entries only while open", campaign.state == "open", campaign.state)
         campaign.entrants += 1
+        ends = intake_ends(campaign)
+        self.check(
+            "entries only in the intake",
+            not campaign.intake_closed and ends is not None and instant(event["at"]) < ends,
+            f"at {event['at']}, the intake ends at {ends}",
+        )
         self._issue(event, _of(event), _stream(event), ENTERED)
 
     def _issue(self, event: Json, campaign: str, stream: str, state: str = "held") -> None:
@@ -500,6 +538,13 @@ class Books(Judge):
                 balance >= 0 or (isinstance(account, str) and account.startswith("sponsor:")),
                 f"{account} has {balance} {currency}",
             )
+
+    def check_draws(self) -> None:
+        """At the end: whoever was drawn has the coupon, unless the campaign does not go on."""
+        for name, campaign in self.campaigns.items():
+            if campaign.seed:
+                given = campaign.to_give == 0 or campaign.state != "open"
+                self.check("every winner gets a coupon", given, f"{campaign.to_give} of {name}")
 
     def check_conservation(self) -> None:
         """At the end: what sponsors gave is in pots, with holders and with merchants."""
@@ -628,6 +673,23 @@ def plain_id(public_id: str) -> str:
     return public_id.replace("-", "").rpartition("_")[2]
 
 
+def instant(text: str) -> datetime:
+    """An instant as events and answers write it."""
+    return datetime.fromisoformat(text).astimezone(UTC)
+
+
+def intake_ends(campaign: Campaign) -> datetime | None:
+    """When a lottery takes no more entries; None where there is no lottery."""
+    if campaign.intake != "lottery" or not campaign.claim_from:
+        return None
+    return instant(campaign.claim_from) + timedelta(seconds=campaign.intake_s)
+
+
+def rank_of(seed: str, coupon: str) -> str:
+    """What a coupon's id draws with a seed, both and the rank in hex digits: the lowest win."""
+    return sha256(bytes.fromhex(seed + coupon)).hexdigest()
+
+
 def flat(event: Json) -> Json:
     """An event of the feed with what its state says beside its place in the book."""
     state: Json = event["state"]
@@ -643,6 +705,7 @@ def fold(events: Iterable[Json], shelf: sqlite3.Connection | None = None) -> Boo
             books.add(flat(event))
     finally:
         books.shelf.execute("COMMIT")
+    books.check_draws()
     books.check_conservation()
     return books
 

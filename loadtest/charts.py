@@ -194,6 +194,53 @@ def first_seconds(report: Json) -> str:
     return chart.svg
 
 
+def places(room: Json) -> str:
+    """Who came when, and got which place: a cloud before the opening, a line after it."""
+    with _Chart("places") as chart:
+        axes = chart.axes("came, seconds since the release", "place")
+        opens_s = room["opens_s"]
+        for label, colour, early in (("before", BLUE, True), ("after the opening", ORANGE, False)):
+            points = [one for one in room["places"] if (one[0] < (opens_s or 0)) is early]
+            if points:
+                axes.scatter(*_columns(points), s=7, color=colour, label=label, linewidths=0)
+        if opens_s is not None:
+            axes.axvline(opens_s, color=GREY, ls="--", lw=1)
+        axes.set_ylim(0, 1.25 * max([1, *(number for _, number in room["places"])]))
+        axes.legend(ncols=2, loc="upper left")
+    return chart.svg
+
+
+def estimates(room: Json) -> str:
+    """What people were told that they would have to wait, and how long they waited."""
+    with _Chart("estimates") as chart:
+        axes = chart.axes("wait as first told, s", "real wait, s")
+        longest = 1.1 * max([1.0, *(value for one in room["waits"] for value in one)])
+        axes.plot([0, longest], [0, longest], color=GREY, ls="--", lw=1, label="as told")
+        if room["waits"]:
+            axes.scatter(*_columns(room["waits"]), s=7, color=GREEN, linewidths=0, label="a person")
+        axes.set_xlim(0, longest)
+        axes.set_ylim(0, longest)
+        axes.legend(loc="upper left")
+    return chart.svg
+
+
+def luck(draw: Json) -> str:
+    """Which share of each tenth of the entries won, in order of arrival."""
+    parts = draw["by_arrival"]
+    with _Chart("luck") as chart:
+        axes = chart.axes("entries in order of arrival, tenths", "winners, %")
+        shares = [100 * won / entries for _, entries, won in parts]
+        axes.bar(range(1, len(parts) + 1), shares, 0.7, color=BLUE, label="won")
+        entries = sum(one[1] for one in parts)
+        if entries:
+            mean = 100 * sum(one[2] for one in parts) / entries
+            axes.axhline(mean, color=GREY, ls="--", lw=1, label="all")
+        axes.xaxis.set_major_locator(FixedLocator(range(1, len(parts) + 1)))
+        axes.set_ylim(0, 1.3 * max([1.0, *shares]))
+        axes.legend(ncols=2, loc="upper right")
+    return chart.svg
+
+
 def curves() -> str:
     """The arrival curves of all scenarios, for the documentation."""
     with _Chart("curves", height=1.5 * len(SCENARIOS), plain=True) as chart:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
+    from collections.abc import Set as AbstractSet
 
     from loadtest.recording import Recording
 
@@ -33,12 +34,27 @@ SHAPE: Final = (
 BINS: Final = 60
 BIN_WIDTHS_S: Final = (0.1, 0.2, 0.25, 0.5, 1, 2, 5, 10, 15, 30, 60, 120, 300, 600)
 FIRST_S: Final = 1.0
+POINTS_MAX: Final = 600
+"""Places of a waiting room that are drawn: more than that a small chart cannot show."""
 SLOTS_MAX: Final = 12
 """Campaigns whose first second is shown, the most wanted ones."""
 
 _CALLS: Final = """
 SELECT name, kind, about, due, begin, end, status, code, replayed, method FROM call WHERE due >= 0
 ORDER BY due
+"""
+
+
+_PLACES: Final = """
+SELECT min(begin), max(number) FROM sighting WHERE about = ? GROUP BY who
+HAVING max(number) > 0 ORDER BY 1
+"""
+_WAITS: Final = """
+SELECT s.wait, turn.at - s.at FROM sighting AS s
+JOIN (SELECT who, min(at) AS at FROM sighting WHERE about = ?1 AND state = 'turn' GROUP BY who)
+    AS turn ON turn.who = s.who
+WHERE s.about = ?1 AND s.state = 'waiting'
+GROUP BY s.who HAVING s.at = min(s.at) ORDER BY s.wait
 """
 
 
@@ -200,7 +216,12 @@ def summarize(recording: Recording) -> Json:
         "over_time": [_moment(fold, number) for number in range(max(fold.bins, default=-1) + 1)],
         "system": system,
         "lag": _worst_lag(system),
-        "slots": _slots(fold),
+        "slots": _slots(fold, {*notes.get("rooms", {}), *notes.get("draws", {})}),
+        "rooms": [_room(recording, name, room) for name, room in notes.get("rooms", {}).items()],
+        "draws": [
+            {"campaign": name, "by_arrival": parts}
+            for name, parts in notes.get("draws", {}).items()
+        ],
         "verdicts": [
             {"rule": rule, "checked": checked, "broken": broken}
             for rule, checked, broken in notes.get("verdicts", [])
@@ -259,9 +280,10 @@ def _moment(fold: Fold, number: int) -> Json:
     }
 
 
-def _slots(fold: Fold) -> list[Json]:
-    """The first second of each campaign, the one with the most claims first."""
-    ranked = sorted(fold.slots.items(), key=lambda one: (-one[1].claims.total(), one[0]))
+def _slots(fold: Fold, others: AbstractSet[str]) -> list[Json]:
+    """The first second of each campaign but those in which it does not count, most claims first."""
+    slots = [one for one in fold.slots.items() if one[0] not in others]
+    ranked = sorted(slots, key=lambda one: (-one[1].claims.total(), one[0]))
     return [
         {
             "campaign": about,
@@ -274,6 +296,27 @@ def _slots(fold: Fold) -> list[Json]:
         }
         for about, slot in ranked[:SLOTS_MAX]
     ]
+
+
+def _room(recording: Recording, name: str, room: Json) -> Json:
+    """A waiting room: who came when and got which place, and what the first estimate was worth."""
+    places = recording.shelf.execute(_PLACES, (name,)).fetchall()
+    waits = recording.shelf.execute(_WAITS, (name,)).fetchall()
+    errors = Histogram()
+    for told, real in waits:
+        errors.add(abs(real - told))
+    return {
+        "campaign": name,
+        **room,
+        "places": [[round(came, 3), number] for came, number in _some(places)],
+        "waits": [[told, round(real, 3)] for told, real in _some(waits)],
+        "estimate_off_ms": errors.summary(),
+    }
+
+
+def _some(points: Sequence[Any]) -> Sequence[Any]:
+    """So many of the points, evenly chosen."""
+    return points[:: math.ceil(len(points) / POINTS_MAX) or 1]
 
 
 def _system(samples: Iterable[tuple[float, Json]]) -> Iterable[Json]:

@@ -16,6 +16,7 @@ import tempfile
 import threading
 import time
 from collections import deque
+from datetime import UTC, datetime
 from pathlib import Path
 from time import perf_counter
 from typing import TYPE_CHECKING, Any, Final
@@ -34,7 +35,7 @@ from loadtest.watch import Watcher
 
 if TYPE_CHECKING:
     from argparse import ArgumentParser
-    from collections.abc import Mapping
+    from collections.abc import Iterator, Mapping
 
     from locust.contrib.fasthttp import ResponseContextManager
     from locust.env import Environment
@@ -43,6 +44,8 @@ __all__ = ["Visitor"]
 
 ENDING_S: Final = 0.2
 NOTHING: Final = Answer(0, "start")
+OK: Final = 200
+_DATA: Final = b"data: "
 
 logging.getLogger("httpx").setLevel(logging.WARNING)  # the check reads many pages
 
@@ -61,7 +64,7 @@ class House:
         self.recording.note(url=url, driver="locust")
         self.coming: deque[Arrival] = deque(plan.arrivals)
         self.under_way = 0
-        self.release_s = perf_counter() + LEAD_S
+        self.release_s = perf_counter() + plan.lead_s(LEAD_S, datetime.now(UTC))
         note_release(self.recording, self.release_s)
         self.watcher = Watcher(self.recording, url, {}, self.release_s)
         self.watcher.__enter__()
@@ -139,7 +142,10 @@ class Visitor(FastHttpUser):
             return
 
     def _send(self, house: House, call: Call, due_s: float) -> Answer:
-        """Send a call; Locust is told the time from the moment at which it was meant."""
+        """Send a call; Locust is told the time from the moment at which it was meant.
+
+        Of a stream the first event is the answer; the script goes on after the last one.
+        """
         begin_s = house.now_s()
         headers = dict(call.headers())
         if call.body:
@@ -151,13 +157,19 @@ class Visitor(FastHttpUser):
             data=call.body.decode() or None,
             headers=headers,
             catch_response=True,
+            stream=call.is_stream,
         ) as reply:
+            events = events_of(reply) if call.is_stream and reply.status_code == OK else iter(())
+            first = next(events, None)
             times = Times(due_s, begin_s, house.now_s())
-            answer = answer_of(reply)
+            answer = answer_of(reply, first)
             house.recording.add(call, times, answer)
             reply.request_meta["response_time"] = 1e3 * times.latency_s
             if answer.status and answer.code != "internal_error":
                 reply.success()  # a refusal is an answer; the check says whether it is true
+            for event in events:
+                house.recording.saw(call, begin_s, house.now_s(), event, asked=False)
+                answer = answer._replace(body=event)
         return answer
 
     def _complain(self, house: House, call: Call | None, amiss: Amiss) -> None:
@@ -173,9 +185,21 @@ class Visitor(FastHttpUser):
         )
 
 
-def answer_of(reply: ResponseContextManager) -> Answer:
-    """An answer, from Locust's reply."""
-    body = bytes(reply.content or b"")
+def events_of(reply: ResponseContextManager) -> Iterator[bytes]:
+    """What the server-sent events of a reply say, one after the other, as they come."""
+    line = b""
+    bytes_one_by_one = reply.iter_content(1, False)  # type: ignore[no-untyped-call]
+    for byte in bytes_one_by_one:  # asked for more, it would wait for more
+        line += byte
+        if byte == b"\n":
+            if line.startswith(_DATA):
+                yield line[len(_DATA) : -1]
+            line = b""
+
+
+def answer_of(reply: ResponseContextManager, event: bytes | None = None) -> Answer:
+    """An answer, from Locust's reply, or from the first event of its stream."""
+    body = bytes(reply.content or b"") if event is None else event
     headers: Mapping[str, Any] = reply.headers or {}
     status = reply.status_code
     code = ""

@@ -36,31 +36,38 @@ RECENT: Final = 4096
 
 NO_ANSWER: Final = Answer(0, "no_answer")
 _START: Final = Answer(0, "start")
+_LAST_CHUNK: Final = b"\r\n0\r\n\r\n"
 
 
 class _Visit:
     """One arrival under way: its script, and the call that is out or waits to be sent."""
 
-    __slots__ = ("began", "begin_s", "call", "due_s", "script")
+    __slots__ = ("began", "begin_s", "call", "due_s", "heard_s", "script", "told")
 
     def __init__(self, script: Script, due_s: float) -> None:
         self.script = script
         self.due_s = due_s
         self.began = False
         self.begin_s = 0.0
+        self.heard_s = 0.0
+        """When something of the answer came last; until then when the call was sent."""
+        self.told = b""
+        """The last event of a stream; from the first one on the call is written down."""
         self.call: Call | None = None
 
 
 class _Connection:
     """One keep-alive connection, with at most one visit's call out."""
 
-    __slots__ = ("buffer", "socket", "visit")
+    __slots__ = ("buffer", "read", "socket", "visit")
 
     def __init__(self, address: tuple[str, int]) -> None:
         self.socket = socket.create_connection(address, PATIENCE_S)
         self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self.socket.settimeout(None)  # a read happens only after the poll said readable
         self.buffer = b""
+        self.read = 0
+        """How much of the buffer has been searched for events of a stream."""
         self.visit: _Visit | None = None
 
 
@@ -180,11 +187,15 @@ class OpenLoop:
         """Write an answer down and let the visit go on from this moment."""
         call, now = visit.call, self._now()
         assert call is not None
+        if not visit.told:
+            self._write_down(visit, call, now, answer)
+        visit.due_s = now
+        self._advance(visit, answer)
+
+    def _write_down(self, visit: _Visit, call: Call, now: float, answer: Answer) -> None:
         times = Times(visit.due_s, visit.begin_s, now)
         self._recording.add(call, times, answer)
         self.progress.count(answer, times.latency_s)
-        visit.due_s = now
-        self._advance(visit, answer)
 
     # --- connections ------------------------------------------------------------------------
 
@@ -197,7 +208,8 @@ class OpenLoop:
             call = visit.call
             assert call is not None
             connection.visit = visit
-            visit.begin_s = self._now()
+            visit.begin_s = visit.heard_s = self._now()
+            visit.told = b""
             try:
                 connection.socket.sendall(call.request(self._host))
             except OSError:
@@ -230,17 +242,36 @@ class OpenLoop:
             self._lost(connection)
             return
         connection.buffer += data
+        visit = connection.visit
+        assert visit is not None, "bytes that no request asked for"
+        visit.heard_s = self._now()
+        if visit.call is not None and visit.call.is_stream:
+            self._listen(connection, visit, visit.call)
+            if visit.told and not connection.buffer.endswith(_LAST_CHUNK):
+                return
         reply = read_reply(connection.buffer)
         if reply is None:
             return
         head = connection.buffer.partition(b"\r\n\r\n")[0]
-        visit, connection.visit, connection.buffer = connection.visit, None, b""
-        assert visit is not None, "bytes that no request asked for"
+        connection.visit, connection.buffer, connection.read = None, b"", 0
         if reply.closes:
             self._drop(connection)
         else:
             self._idle.append(connection)
-        self._answered(visit, read_answer(reply, head))
+        answer = read_answer(reply, head)
+        self._answered(visit, answer._replace(body=visit.told) if visit.told else answer)
+
+    def _listen(self, connection: _Connection, visit: _Visit, call: Call) -> None:
+        """Write the events of a stream down as they come; the first is the answer to the call."""
+        events, connection.read = events_in(connection.buffer, connection.read)
+        for event in events:
+            if visit.told:
+                self._recording.saw(call, visit.begin_s, visit.heard_s, event, asked=False)
+            else:
+                head = connection.buffer.partition(b"\r\n\r\n")[0]
+                answer = read_answer(Reply(int(head[9:12]), event, 0, closes=False), head)
+                self._write_down(visit, call, visit.heard_s, answer)
+            visit.told = event
 
     def _lost(self, connection: _Connection) -> None:
         """The call that was out has an unknown outcome."""
@@ -271,7 +302,7 @@ class OpenLoop:
         self._next_tick_s = now + TICK_S
         connections = [key.data for key in self._selector.get_map().values()]
         for connection in connections:
-            if connection.visit is not None and now - connection.visit.begin_s > PATIENCE_S:
+            if connection.visit is not None and now - connection.visit.heard_s > PATIENCE_S:
                 self._lost(connection)
         self.progress.waiting = len(self._ready)
         self.progress.in_flight = self._open - len(self._idle)
@@ -284,12 +315,25 @@ class OpenLoop:
         now = self._now()
         for key in list(self._selector.get_map().values()):
             visit = key.data.visit
-            if visit is not None:
+            if visit is not None and not visit.told:
                 times = Times(visit.due_s, visit.begin_s, now)
                 self._recording.add(visit.call, times, NO_ANSWER)
             key.data.socket.close()
         self._selector.close()
         self._recording.flush()
+
+
+def events_in(data: bytes, start: int) -> tuple[list[bytes], int]:
+    """What the server-sent events after `start` say, and where the first unfinished one begins.
+
+    Each event has one line of data. How the transfer is cut into chunks does not matter where no
+    cut goes through a line, as with this service, which sends an event at a time.
+    """
+    events = []
+    while (line := data.find(b"\ndata: ", start)) >= 0 and (end := data.find(b"\n\n", line)) >= 0:
+        events.append(data[line + len(b"\ndata: ") : end])
+        start = end
+    return events, start
 
 
 def read_answer(reply: Reply, head: bytes) -> Answer:

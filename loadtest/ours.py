@@ -25,7 +25,7 @@ from loadtest.driver import UNKNOWN, Run, arrivals, build_request, drive, drive_
 from loadtest.invariants import check
 from loadtest.lag import LagWatch, largest_s
 from loadtest.people import scanners, tourists
-from loadtest.servers import Child, CpuTime, Postgres, Valkey, answers, free_port
+from loadtest.servers import Child, CpuTime, Postgres, Used, Valkey, answers, free_port, used_by
 from loadtest.stage import THRESHOLD_MINOR, Staff, address_of, claim_request, claim_requests, money
 
 if TYPE_CHECKING:
@@ -136,6 +136,13 @@ class Tidebook:
     def command(self, *words: str) -> str:
         """The output of a `tidebook` command that ends by itself."""
         return output_of([_tidebook(), *words], {**os.environ, **self._env})
+
+    def measured(self, *words: str) -> Used:
+        """Run a `tidebook` command that ends by itself, and see what it takes."""
+        env = {**os.environ, **self._env}
+        with CpuTime({"postgres": self._trees["postgres"].pid}) as postgres:
+            used = used_by([_tidebook(), *words], env)
+        return used._replace(postgres_cpu_s=round(postgres.used_s["postgres"], 1))
 
     @property
     def staff(self) -> Staff:

@@ -32,6 +32,10 @@ CREATE TABLE call (
     due REAL, begin REAL, end REAL, status INT, code TEXT, position INT, replayed INT,
     digest BLOB, body BLOB, low INT DEFAULT 0, high INT DEFAULT {FOREVER}
 );
+CREATE TABLE sighting (
+    who TEXT, about TEXT, begin REAL, at REAL, asked INT, state TEXT, number INT, wait REAL,
+    pass INT
+);
 CREATE TABLE amiss (at REAL, name TEXT, who TEXT, what TEXT);
 CREATE TABLE sample (at REAL PRIMARY KEY, facts TEXT);
 CREATE TABLE note (name TEXT PRIMARY KEY, value TEXT);
@@ -42,6 +46,7 @@ INSERT INTO call (
     body
 ) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
 """
+_SIGHTING: Final = "INSERT INTO sighting VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)"
 
 
 class Times(NamedTuple):
@@ -66,6 +71,7 @@ class Recording:
             path.unlink(missing_ok=True)
         self.shelf = sqlite3.connect("" if path is None else path, isolation_level=None)
         self._calls: list[tuple[object, ...]] = []
+        self._sightings: list[tuple[object, ...]] = []
         self._samples: deque[tuple[float, str]] = deque()
         if new:
             self.shelf.executescript(_TABLES)
@@ -99,16 +105,33 @@ class Recording:
                 body if keeps else None,
             )
         )
+        if call.is_place and answer.is_success:
+            self.saw(call, times.begin_s, times.end_s, body)
         if len(self._calls) >= BATCH:
             self.flush()
+
+    def saw(
+        self, call: Call, begin_s: float, at_s: float, place: bytes, *, asked: bool = True
+    ) -> None:
+        """Keep what somebody was told of his place in a waiting room.
+
+        `asked` says that it was found out after `begin_s`: not so for a later event of a stream,
+        which may have been on its way for longer than anybody knows.
+        """
+        said = json.loads(place)
+        state, number, wait_s = said["state"], said["number"], said["wait_s"]
+        seen = (call.who.identity, call.about, begin_s, at_s, asked)
+        self._sightings.append((*seen, state, number, wait_s, "pass" in said))
 
     def flush(self) -> None:
         """Write what is waiting."""
         calls, self._calls = self._calls, []
+        sightings, self._sightings = self._sightings, []
         samples = [self._samples.popleft() for _ in range(len(self._samples))]
-        if calls or samples:
+        if calls or samples or sightings:
             self.shelf.execute("BEGIN")
             self.shelf.executemany(_CALL, calls)
+            self.shelf.executemany(_SIGHTING, sightings)
             self.shelf.executemany("INSERT OR REPLACE INTO sample VALUES (?, ?)", samples)
             self.shelf.execute("COMMIT")
 

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Final
 import psutil
 
 from loadtest.client import sign_in
+from loadtest.fairplay import check_fairness
 from loadtest.invariants import check
 from loadtest.openloop import CONNECTIONS_MAX, OpenLoop
 from loadtest.scenarios.crowd import SESSION_RUN_MAX_S, Crowd
@@ -80,7 +81,7 @@ def release(
     watch: Callable[[float, Progress], None] | None = None,
 ) -> Progress:
     """Let everybody come, and write down what happens."""
-    release_s = perf_counter() + LEAD_S
+    release_s = perf_counter() + plan.lead_s(LEAD_S, datetime.now(UTC))
     note_release(recording, release_s)
     driver = OpenLoop(url, plan.arrivals, recording, connections_max=connections_max, watch=watch)
     with Watcher(recording, url, roots, release_s):
@@ -113,6 +114,7 @@ def verify(url: str, recording: Recording) -> Books:
                 balance = owner.get("/v1/merchant/balance", min_position=seen)
                 books.check_merchant(merchant, balance["items"])
     check_answers(books, recording)
+    check_fairness(books, recording)
     recording.note(
         events=books.position,
         coupons=books.coupon_count,

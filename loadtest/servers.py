@@ -15,12 +15,13 @@ import shutil
 import signal
 import socket
 import subprocess
+import tempfile
 import time
 import urllib.error
 import urllib.request
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Final, Self
+from typing import TYPE_CHECKING, Final, NamedTuple, Self
 
 import psutil
 
@@ -300,6 +301,29 @@ def cpu_s(processes: Sequence[psutil.Process]) -> float:
             times = process.cpu_times()
             total += times.user + times.system + times.children_user + times.children_system
     return total
+
+
+class Used(NamedTuple):
+    """What a command printed and how it ended, and what it took of the machine."""
+
+    output: str
+    status: int
+    cpu_s: float
+    peak_bytes: int
+    postgres_cpu_s: float = 0.0
+
+
+def used_by(argv: Sequence[str], env: Mapping[str, str]) -> Used:
+    """Run a command that ends by itself and return what its process used; errors go to ours."""
+    with tempfile.TemporaryFile("w+") as output:
+        process = subprocess.Popen(  # noqa: S603 - a command line of our own
+            argv, env=dict(env), stdin=subprocess.DEVNULL, stdout=output
+        )
+        _, status, used = os.wait4(process.pid, 0)
+        process.returncode = os.waitstatus_to_exitcode(status)
+        output.seek(0)
+        cpu_s = round(used.ru_utime + used.ru_stime, 1)
+        return Used(output.read(), process.returncode, cpu_s, used.ru_maxrss * 1024)
 
 
 def memory_bytes(pid: int) -> int:

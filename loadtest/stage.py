@@ -55,9 +55,18 @@ class Staff:
         merchants: Sequence[str] | None = None,
         validity_s: float = VALIDITY_S,
         restock: bool = False,
+        intake: Json | None = None,
+        begins: datetime | None = None,
     ) -> str:
-        """A funded campaign of 50 yuan off 200 yuan that is open for claims and redemptions."""
+        """A funded campaign of 50 yuan off 200 yuan that is open for claims and redemptions.
+
+        An `intake` lets in others than the fastest. Claims begin at `begins`, or at once.
+        """
         terms = draft(name, per_person_limit, merchants, validity_s, restock)
+        if intake is not None:
+            terms["intake"] = intake
+        if begins is not None:
+            terms["claim_window"]["from"] = begins.isoformat()
         campaign: str = self.operator.post("/v1/campaigns", terms)["campaign"]
         funds = {"quota": quota, "budget": money(quota * FACE_MINOR)}
         address = f"/v1/campaigns/{campaign}"

@@ -19,10 +19,10 @@ here may use what only the service knows.
 from __future__ import annotations
 
 import json
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any, Final
 
-from loadtest.books import FOREVER, TOLD, Campaign, plain_id
+from loadtest.books import FOREVER, TOLD, Campaign, instant, intake_ends, plain_id
 
 if TYPE_CHECKING:
     import sqlite3
@@ -38,6 +38,7 @@ SPANS: Final = {
     "sold_out": "sold out is said when it is so",
     "budget_exhausted": "budget exhausted is said when it is so",
     "not_open": "not open is said when it is so",
+    "draw_pending": "draw pending is said when it is so",
     "already_redeemed": "already redeemed is said when it is so",
     "coupon_voided": "voided is said when it is so",
     "coupon_expired": "expired is said when it is so",
@@ -45,7 +46,7 @@ SPANS: Final = {
 }
 """Refusals that are true in spans of positions, and the rule that each stands under."""
 
-PROPER: Final = ("already_claimed", "limit_reached", *SPANS)
+PROPER: Final = ("already_claimed", "already_entered", "limit_reached", *SPANS)
 
 _FAULTS: Final = """
 SELECT name, who, status, code FROM call
@@ -85,10 +86,21 @@ SELECT code, about, who, end, position, low, high, body FROM call
 WHERE status = 409 AND replayed = 0 AND code IN (SELECT value FROM json_each(?))
 """
 _OWNED: Final = """
+CREATE TEMP TABLE asked AS
+SELECT DISTINCT c.who, e.campaign, e.thing, e.person, e.topic, e.position
+FROM effect e JOIN call c ON c.key = e.key WHERE e.topic IN ('coupon.claimed', 'coupon.entered');
+CREATE INDEX temp.asked_thing ON asked (thing);
+CREATE INDEX temp.asked_who ON asked (who, campaign);
 CREATE TEMP TABLE owned AS
-SELECT DISTINCT c.who, e.campaign, e.thing, e.person, e.position
-FROM effect e JOIN call c ON c.key = e.key WHERE e.topic = 'coupon.claimed';
+SELECT DISTINCT a.who, e.campaign, e.thing, e.person, e.position
+FROM effect e JOIN asked a ON a.thing = e.thing WHERE e.topic = 'coupon.claimed';
 CREATE INDEX temp.owned_who ON owned (who, campaign, position);
+"""
+"""Who asked for what, and who owns what: a winner of a lottery asked for an entry."""
+_COUPONS_OF: Final = "SELECT thing FROM owned WHERE who = ? AND campaign = ? AND position <= ?"
+_ENTRIES_OF: Final = """
+SELECT thing FROM asked
+WHERE who = ? AND campaign = ? AND position <= ? AND topic = 'coupon.entered'
 """
 
 
@@ -98,7 +110,9 @@ def check_answers(books: Books, recording: Recording) -> None:
     assert books.shelf is shelf, "the fold lies beside the recording"
     shelf.execute("CREATE INDEX IF NOT EXISTS call_key ON call (key)")
     bound_positions(shelf)
-    shelf.executescript("DROP TABLE IF EXISTS temp.owned;" + _OWNED)
+    shelf.executescript(
+        "DROP TABLE IF EXISTS temp.asked; DROP TABLE IF EXISTS temp.owned;" + _OWNED
+    )
     campaigns = [plain_id(one) for one in recording.notes().get("campaigns", [])]
     _check_behaviour(books, shelf)
     _check_successes(books, shelf)
@@ -177,6 +191,10 @@ def _check_successes(books: Books, shelf: sqlite3.Connection) -> None:
             books.check(
                 "what was answered first comes first", stored > low, f"{stored}, after {low}"
             )
+        if topic == "coupon.entered":
+            end = books.campaigns[campaign].intake_closed
+            in_draw = not end or stored < end
+            books.check("what was entered is in the draw", in_draw, f"{about}, at {stored}")
         if body is not None and topic in TOLD:
             said = told(topic, json.loads(body))
             happened = [thing, campaign, at, *json.loads(detail)]
@@ -186,6 +204,8 @@ def _check_successes(books: Books, shelf: sqlite3.Connection) -> None:
 def told(topic: str, body: dict[str, Any]) -> list[Any]:
     """What an answer says, in the order of `TOLD` behind the coupon, its campaign and the time."""
     thing = [plain_id(body["coupon"]), plain_id(body["campaign"])]
+    if topic == "coupon.entered":
+        return [*thing, body["entered_at"]]
     if topic == "coupon.claimed":
         face, threshold = body["face"], body["threshold"]
         worth = [face["amount_minor"], threshold["amount_minor"], face["currency"]]
@@ -220,16 +240,22 @@ def _check_keys(books: Books, shelf: sqlite3.Connection, campaigns: list[str]) -
 
 def _check_people(books: Books, shelf: sqlite3.Connection) -> None:
     """An identity is one person, whatever it calls from, and has no more than its limit."""
-    for who, persons in shelf.execute("SELECT who, count(DISTINCT person) FROM owned GROUP BY who"):
+    for who, persons in shelf.execute("SELECT who, count(DISTINCT person) FROM asked GROUP BY who"):
         books.check("an identity is one person", persons == 1, f"{who} is {persons}")
     for person, whos in shelf.execute(
-        "SELECT person, count(DISTINCT who) FROM owned GROUP BY person"
+        "SELECT person, count(DISTINCT who) FROM asked GROUP BY person"
     ):
         books.check("a person is one identity", whos == 1, f"{person} is {whos}")
     counts = shelf.execute("SELECT who, campaign, count(*) FROM owned GROUP BY who, campaign")
     for who, campaign, count in counts:
         limit = books.campaigns.get(campaign, Campaign()).limit
         books.check("the limit per identity", count <= limit, f"{who} has {count} of {limit}")
+    entries = shelf.execute(
+        "SELECT who, count(DISTINCT thing) FROM asked WHERE topic = 'coupon.entered'"
+        " GROUP BY who, campaign"
+    )
+    for who, count in entries:
+        books.check("one entry an identity", count == 1, f"{who} entered {count} times")
 
 
 # --- refusals -------------------------------------------------------------------------------------
@@ -255,7 +281,9 @@ def _check_span(
     low, high = seen
     detail = f"{about} from {low} to {'the end' if high >= FOREVER else high}"
     by_clock = at is not None and _is_over(books, code, about, at)
-    books.check(SPANS[code], by_clock or books.is_so(code, about, low, high), detail)
+    too_early = at is not None and _is_early(books, code, about, at)
+    so = by_clock or (books.is_so(code, about, low, high) and not too_early)
+    books.check(SPANS[code], so, detail)
     if position:
         books.check(
             "a refusal names a position at which it was so",
@@ -271,34 +299,38 @@ def _is_over(books: Books, code: str, about: str, at: datetime) -> bool:
         row = books.shelf.execute(
             "SELECT valid_until FROM coupon WHERE id = ?", (about,)
         ).fetchone()
-        return bool(row and row[0]) and at + slack >= _instant(row[0])
+        return bool(row and row[0]) and at + slack >= instant(row[0])
     campaign = books.campaigns.get(about)
     if code != "not_open" or campaign is None or not campaign.claim_until:
         return False
-    begins, ends = _instant(campaign.claim_from), _instant(campaign.claim_until)
+    begins, ends = instant(campaign.claim_from), instant(campaign.claim_until)
     return at - slack < begins or at + slack >= ends
+
+
+def _is_early(books: Books, code: str, about: str, at: datetime) -> bool:
+    """Whether the clock refutes a refusal: a draw cannot be pending while people enter."""
+    campaign = books.campaigns.get(about)
+    ends = None if campaign is None else intake_ends(campaign)
+    return code == "draw_pending" and ends is not None and at + timedelta(seconds=CLOCKS_S) < ends
 
 
 def _check_ownership(
     books: Books, code: str, about: str, who: str, high: int, body: bytes | None
 ) -> None:
-    """Whoever is told that he has a coupon has it; the one that is named is his."""
-    owned = books.shelf.execute(
-        "SELECT thing FROM owned WHERE who = ? AND campaign = ? AND position <= ?",
-        (who, about, high),
-    ).fetchall()
-    things = {thing for (thing,) in owned}
+    """Whoever is told that he has a coupon or an entry has it; the one that is named is his."""
+    query = _ENTRIES_OF if code == "already_entered" else _COUPONS_OF
+    things = {thing for (thing,) in books.shelf.execute(query, (who, about, high))}
     if code == "limit_reached":
         limit = books.campaigns.get(about, Campaign()).limit
         books.check("limit reached is said when it is so", len(things) >= limit, who)
         return
     named = json.loads(body).get("coupon") if body else None
     holds = bool(things) and (named is None or plain_id(named) in things)
-    books.check("already claimed is said when it is so", holds, f"{who}, {about}: {named}")
-
-
-def _instant(text: str) -> datetime:
-    return datetime.fromisoformat(text).astimezone(UTC)
+    detail = f"{who}, {about}: {named}"
+    if code == "already_entered":
+        books.check("already entered is said when it is so", holds, detail)
+    else:
+        books.check("already claimed is said when it is so", holds, detail)
 
 
 def _count(shelf: sqlite3.Connection, query: str) -> int:

@@ -52,6 +52,12 @@ class Call(NamedTuple):
     body: bytes = b""
     seen: str = ""
     """The position that a read has to include."""
+    shown: str = ""
+    """A waiting room's pass."""
+    is_place: bool = False
+    """Whether a success is a place in a waiting room, which is kept for the check."""
+    is_stream: bool = False
+    """Whether a success is a stream of events, each of them a place."""
 
     def headers(self) -> list[tuple[str, str]]:
         """The headers of the request, without those of its body."""
@@ -62,6 +68,8 @@ class Call(NamedTuple):
             fields.append(("Idempotency-Key", self.key))
         if self.seen:
             fields.append(("Tidebook-Min-Position", self.seen))
+        if self.shown:
+            fields.append(("Tidebook-Pass", self.shown))
         return fields
 
     def request(self, host: str) -> bytes:
@@ -152,10 +160,22 @@ def new_order(rng: random.Random) -> str:
     return f"{rng.getrandbits(48):012x}"
 
 
-def claim_call(who: Who, campaign: str, key: str, name: str = "claim") -> Call:
-    """A claim."""
+def claim_call(who: Who, campaign: str, key: str, name: str = "claim", shown: str = "") -> Call:
+    """A claim, with a waiting room's pass where there is one to be shown."""
     path = f"/v1/campaigns/{campaign}/claims"
-    return Call(name, who, "POST", path, plain_id(campaign), key, b"{}")
+    return Call(name, who, "POST", path, plain_id(campaign), key, b"{}", shown=shown)
+
+
+def place_call(who: Who, campaign: str, name: str, *, method: str = "GET") -> Call:
+    """Look at one's place in a waiting room, or take it with PUT."""
+    path = f"/v1/campaigns/{campaign}/place"
+    return Call(name, who, method, path, plain_id(campaign), is_place=True)
+
+
+def watch_call(who: Who, campaign: str, name: str) -> Call:
+    """Follow one's place as it moves; the answer is the last of the stream."""
+    path = f"/v1/campaigns/{campaign}/place/events"
+    return Call(name, who, "GET", path, plain_id(campaign), is_place=True, is_stream=True)
 
 
 def redemption_call(

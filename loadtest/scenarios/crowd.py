@@ -103,6 +103,11 @@ class Crowd:
         """Let visits happen before the release."""
         self._side_by_side(scripts, self.recording)
 
+    def try_out(self, script: Script) -> None:
+        """Let a visit happen that is no part of the run and that nobody holds against the book."""
+        with Recording(None, new=True) as nowhere:
+            self._side_by_side([script], nowhere)
+
     def _side_by_side(self, scripts: Iterable[Script], recording: Recording) -> None:
         arrivals = [Arrival(-BEFORE_S, partial(_itself, one)) for one in scripts]
         grace_s = BEFORE_S / 2

@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from datetime import datetime
 from typing import TYPE_CHECKING, Final, Protocol
 
 from loadtest.scenarios.curves import Curve
@@ -43,11 +44,25 @@ class Plan:
     curve: Curve
     arrivals: Sequence[Arrival]
     campaigns: list[str] = field(default_factory=list)
+    released: datetime | None = None
+    """The instant of the release, where a campaign's windows were laid around it."""
 
     @classmethod
-    def of(cls, curve: Curve, arrivals: Sequence[Arrival], campaigns: list[str]) -> Plan:
+    def of(
+        cls,
+        curve: Curve,
+        arrivals: Sequence[Arrival],
+        campaigns: list[str],
+        released: datetime | None = None,
+    ) -> Plan:
         """A plan with its arrivals put in order."""
-        return cls(curve, sorted(arrivals, key=lambda one: one.due_s), campaigns)
+        return cls(curve, sorted(arrivals, key=lambda one: one.due_s), campaigns, released)
+
+    def lead_s(self, least_s: float, now: datetime) -> float:
+        """Seconds from now until the release: at once where its instant has passed already."""
+        if self.released is None:
+            return least_s
+        return max(0.0, (self.released - now).total_seconds())
 
 
 class Scenario(Protocol):

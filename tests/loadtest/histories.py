@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from hashlib import sha256
 from typing import Any
 from uuid import UUID, uuid5
 
@@ -10,6 +12,16 @@ Event = dict[str, Any]
 CAMPAIGN = UUID(int=1)
 FACE = 5_000
 THRESHOLD = 20_000
+SEED = bytes.fromhex("5e" * 32)
+
+
+def lottery_terms(seconds: int) -> dict[str, Any]:
+    """The terms of a lottery whose intake begins with the first second of the history."""
+    return {
+        "claim_from": instant(0),
+        "claim_until": "2026-06-01T00:00:00Z",
+        "intake": {"kind": "lottery", "seconds": seconds},
+    }
 
 
 def instant(position: int) -> str:
@@ -25,8 +37,8 @@ def coupon(person: str, n: int = 1) -> str:
 class History:
     """A true history, written event by event."""
 
-    def __init__(self, *, restock: bool = False) -> None:
-        self.restock = restock
+    def __init__(self, *, restock: bool = False, **terms: Any) -> None:
+        self.terms = {"per_person_limit": 1, "restock": restock, **terms}
         self.events: list[Event] = []
         self._versions: dict[str, int] = {}
 
@@ -55,7 +67,7 @@ class History:
 
     def funded(self, quota: int, budget: int) -> History:
         """Draft, fund and open the campaign."""
-        self.campaign("drafted", terms={"per_person_limit": 1, "restock": self.restock})
+        self.campaign("drafted", terms=self.terms)
         self.campaign("funding_proposed", quota=quota, budget_minor=budget)
         self.campaign(
             "funded",
@@ -75,9 +87,30 @@ class History:
         won = {"drawn": True} if drawn else {}
         return self._taken("coupon.claimed", person, n, key, **won)
 
-    def entered(self, person: str) -> History:
+    def entered(self, person: str, key: str | None = None) -> History:
         """Append an entry into a lottery."""
-        return self._taken("coupon.entered", person, 1, None)
+        return self._taken("coupon.entered", person, 1, key)
+
+    def drawn(self, people: Iterable[str], places: int) -> list[str]:
+        """Append the draw among these people, who entered; return the winners by rank."""
+        ids = {person: UUID(coupon(person)).bytes for person in people}
+        ranks = {person: sha256(SEED + ids[person]).hexdigest() for person in ids}
+        winners = sorted(ids, key=lambda person: ranks[person])[:places]
+        self.campaign(
+            "drawn",
+            seed=SEED.hex(),
+            entrants=len(ids),
+            entrants_sha256=sha256(b"".join(sorted(ids.values()))).hexdigest(),
+            winners=len(winners),
+            threshold=ranks[winners[-1]],
+        )
+        return winners
+
+    def lottery(self, quota: int, budget: int) -> History:
+        """Draft, fund and open a campaign that commits to the seed of its draw."""
+        self.funded(quota, budget)
+        self.events[-1]["state"]["seed_commitment"] = sha256(SEED).hexdigest()
+        return self
 
     def _taken(self, topic: str, person: str, n: int, key: str | None, **more: Any) -> History:
         return self.add(

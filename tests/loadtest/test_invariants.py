@@ -6,7 +6,6 @@ import ast
 import copy
 import tracemalloc
 from collections.abc import Callable, Iterator
-from hashlib import sha256
 from pathlib import Path
 from typing import Any
 from uuid import UUID, uuid4
@@ -15,7 +14,15 @@ import pytest
 
 from loadtest.invariants import Books, fold
 from loadtest.testimony import SPANS
-from tests.loadtest.histories import CAMPAIGN, FACE, Event, History, coupon, day
+from tests.loadtest.histories import (
+    CAMPAIGN,
+    FACE,
+    Event,
+    History,
+    coupon,
+    day,
+    lottery_terms,
+)
 
 HERE = Path(__file__).parent
 LOADTEST = HERE.parents[1] / "loadtest"
@@ -124,26 +131,16 @@ def test_a_coupon_spent_twice_is_found() -> None:
     )
 
 
-SEED = "5e" * 32
 ENTRANTS = "abcd"
 
 
 def lottery() -> History:
     """Four enter, the two of lowest rank win, and a loser takes what comes back."""
-    ranks = {
-        person: sha256(bytes.fromhex(SEED) + UUID(coupon(person)).bytes).hexdigest()
-        for person in ENTRANTS
-    }
-    winners = sorted(ENTRANTS, key=lambda person: ranks[person])[:2]
-    history = History(restock=True)
-    history.funded(2, 2 * FACE)
-    commitment = sha256(bytes.fromhex(SEED)).hexdigest()
-    history.events[-1]["state"]["seed_commitment"] = commitment
+    history = History(restock=True, **lottery_terms(9)).lottery(2, 2 * FACE)
     for person in ENTRANTS:
         history.entered(person)
     history.campaign("intake_closed", places=2)
-    facts = {"seed": SEED, "entrants": 4, "winners": 2, "threshold": ranks[winners[1]]}
-    history.campaign("drawn", **facts)
+    winners = history.drawn(ENTRANTS, 2)
     for person in winners:
         history.claimed(person, drawn=True)
     history.returned("voided", winners[0])
@@ -176,7 +173,11 @@ def test_a_true_lottery_has_no_findings() -> None:
         (change(8, places=3), "a draw has as many places as coupons"),
         (change(9, seed="5f" * 32), "a draw shows the seed that it committed to"),
         (change(9, entrants=3), "a draw is among all who entered"),
+        (change(9, entrants_sha256="00" * 32), "a draw is among all who entered"),
+        (change(9, threshold="ff" * 32), "those of the lowest ranks win"),
         (change(9, winners=1), "no more win than were drawn"),
+        (change(9, winners=3), "every winner gets a coupon"),
+        (change(0, terms={**lottery().terms, **lottery_terms(7)}), "entries only in the intake"),
         (win_unduly, "only who drew a winning rank wins"),
         (swap(7), "entries only while open"),
     ],
@@ -269,9 +270,11 @@ def rules_in(file: str) -> set[str]:
 def test_every_rule_is_turned_red_by_a_forged_history() -> None:
     """A rule that no test can break would be worth nothing."""
     forged = "".join(
-        (HERE / name).read_text() for name in (Path(__file__).name, "test_testimony.py")
+        (HERE / name).read_text()
+        for name in (Path(__file__).name, "test_testimony.py", "test_fairplay.py")
     )
-    rules = rules_in("books.py") | rules_in("testimony.py") | set(SPANS.values())
+    judges = ("books.py", "testimony.py", "fairplay.py")
+    rules = set[str]().union(*map(rules_in, judges), SPANS.values())
     assert len(rules) > 35
     spelled = {"coupon_voided", "coupon_expired", "coupon_reclaimed"}  # built from their codes
     rules -= {SPANS[code] for code in spelled}

@@ -135,6 +135,29 @@ def test_a_day_has_everything(runs: dict[str, Done]) -> None:
     } <= names
 
 
+def test_a_waiting_room_lets_people_in_by_their_place(runs: dict[str, Done]) -> None:
+    """Everybody takes a place, some follow a stream, and stock goes to those with a pass."""
+    waiting = runs["waiting"]
+    assert waiting.calls("take a place")["success"] == USERS
+    assert waiting.calls("watch it")["success"] > 0
+    assert waiting.calls("claim at one's turn")["success"] == 24
+    assert waiting.calls("claim too early")["success"] == 0
+    [room] = waiting.report["rooms"]
+    assert sorted(number for _, number in room["places"]) == [*range(1, USERS + 1)]
+    checked = {one["rule"]: one["checked"] for one in waiting.report["verdicts"]}
+    assert checked["nobody claims before the turn"] == 24
+
+
+def test_everybody_who_entered_is_in_the_draw(runs: dict[str, Done]) -> None:
+    """Entries and winners of the report are those of the book; who lost looks in vain."""
+    lottery = runs["lottery"]
+    entered = lottery.calls("enter")["success"]
+    [draw] = lottery.report["draws"]
+    assert sum(entries for _, entries, _ in draw["by_arrival"]) == entered > 0
+    assert sum(won for _, _, won in draw["by_arrival"]) == min(12, entered)
+    assert lottery.calls("wallet")["success"] == entered
+
+
 class Outline(HTMLParser):
     """The parts of a page that a test looks at; complains about tags that do not match."""
 
