@@ -323,6 +323,7 @@ class DrawHolder:
         with self.frozen_list(known) as listed:
             wanted = terms.winners + terms.runners_up
             ranks = ranked(key, frozen.entries, frozenset(listed.withdrawn()), wanted)
+            listed.flush()
             entries = [UUID(bytes=leaf[:16]) for leaf in listed.leaves_at(ranks)]
         drawn = Results(ranks, entries, MemoryTree(result_leaves(ranks)))
         self._results = (known.draw.id, drawn)

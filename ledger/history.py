@@ -138,11 +138,7 @@ class History:
     def streams(self, streams: list[UUID], until: int) -> dict[UUID, list[Positioned]]:
         """Return the decoded events of streams up to a position; empty streams are left out."""
         with self._datastore.transaction() as cursor:
-            entries = _copied(cursor, _STREAMS, (streams, self.book, until))
-        found: dict[UUID, list[Positioned]] = {}
-        for positioned in decoded(entries, self._mapper):
-            found.setdefault(positioned.event.originator_id, []).append(positioned)
-        return found
+            return streams_by_key(cursor, self.book, self._mapper, streams, until)
 
     def position_at(self, instant: datetime) -> int:
         """Return the last position whose event's instant is not after `instant`; 0 when none is.
@@ -217,6 +213,16 @@ def decoded(entries: Iterable[Entry], mapper: EventMapper) -> Iterator[Positione
     decode = mapper.decode
     for position, stream, version, topic, state, _ in entries:
         yield Positioned(position, decode(topic, state, stream, version))
+
+
+def streams_by_key(
+    cursor: Any, book: str, mapper: EventMapper, streams: list[UUID], until: int = 2**63 - 1
+) -> dict[UUID, list[Positioned]]:
+    """Return the decoded events of streams up to a position, read with a cursor of the caller's."""
+    found: dict[UUID, list[Positioned]] = {}
+    for positioned in decoded(_copied(cursor, _STREAMS, (streams, book, until)), mapper):
+        found.setdefault(positioned.event.originator_id, []).append(positioned)
+    return found
 
 
 _ENDLESS: Final = 2**63 - 1

@@ -13,9 +13,9 @@ from itertools import chain, repeat
 from pathlib import Path
 from typing import Any, Final
 
-from campaigns.draws.announcing import canonical_json
+from campaigns.draws.announcing import FORMAT, canonical_json
 from campaigns.draws.holding import Outcome
-from campaigns.draws.listing import LIST, WITHDRAWN, EntryList, numbers
+from campaigns.draws.listing import LIST, WITHDRAWN, EntryList, ListFiles, numbers
 from campaigns.draws.method import draw_key, ranked, result_leaves
 from ledger.merkle import root_of
 
@@ -74,16 +74,15 @@ def ranks_of(told: dict[str, Any], key: bytes, taken_back: Sequence[int]) -> lis
     return ranked(key, told["list"]["entries"], frozenset(taken_back), wanted)
 
 
-def proof_document(listed: EntryList, index: int) -> bytes:
-    """Return the proof that an entry was in the list, as the verifier reads it."""
-    size = listed.mark.entries
+def proof_document(listed: ListFiles, index: int, size: int) -> bytes:
+    """Return the proof that an entry was in the list of `size`, as the verifier reads it."""
     return canonical_json(
         {
-            "format": "tidebook-draw/1",
+            "format": FORMAT,
             "index": index,
             "leaf": listed.leaves_at([index])[0].hex(),
-            "path": [sibling.hex() for sibling in listed.proof(index)],
-            "root": listed.facts().root,
+            "path": [sibling.hex() for sibling in listed.proof(index, size)],
+            "root": listed.root(size).hex(),
             "size": size,
         }
     )

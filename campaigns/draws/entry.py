@@ -146,6 +146,7 @@ class DrawEntry(msgspec.Struct, frozen=True, kw_only=True):
     won: Won | None = None
     reason: str | None = None
     """Why it is void."""
+    voided_at: datetime | None = None
 
     @property
     def leaf(self) -> bytes:
@@ -177,7 +178,13 @@ class EntryFold:
             case DrawWithdrawn():
                 return replace(state, version=version, state="withdrawn")
             case DrawEntryVoided():
-                return replace(state, version=version, state="voided", reason=event.reason)
+                return replace(
+                    state,
+                    version=version,
+                    state="voided",
+                    reason=event.reason,
+                    voided_at=event.at,
+                )
             case DrawWon():
                 won = Won(
                     event.rank,

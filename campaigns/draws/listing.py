@@ -33,6 +33,7 @@ from ledger.merkle import (
     inclusion_proof,
     leaf_hash,
     node_hash,
+    root_at,
 )
 
 KEPT_LEVELS: Final = 4
@@ -75,12 +76,69 @@ _decode: Final = msgspec.json.Decoder(_Listed).decode
 _read_mark: Final = msgspec.json.Decoder(Mark).decode
 
 
-class EntryList:
+class ListFiles:
+    """The files of a list, to be read, also while somebody adds to them."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def entries(self) -> int:
+        """Return how many entries the files surely have; 0 where there are none."""
+        try:
+            return _read_mark((self.folder / MARK).read_bytes()).entries
+        except (OSError, msgspec.DecodeError):
+            return 0
+
+    def leaves_at(self, indices: Sequence[int]) -> list[bytes]:
+        """Return some entries of the list."""
+        if not indices:
+            return []
+        with self._mapped(LIST) as data:
+            return [data[at * LEAF_BYTES : (at + 1) * LEAF_BYTES] for at in indices]
+
+    def proof(self, index: int, size: int) -> list[bytes]:
+        """Return the proof that an entry is in the list of the first `size` entries."""
+        return inclusion_proof(index, size, self._hashes)
+
+    def root(self, size: int) -> bytes:
+        """Return the root of the list of the first `size` entries."""
+        return root_at(size, self._hashes)
+
+    def _mapped(self, name: str) -> mmap.mmap:
+        with (self.folder / name).open("rb") as file:
+            return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+
+    def _hashes(self, nodes: Sequence[Node]) -> list[bytes]:
+        """Return hashes of complete subtrees: a `ledger.merkle.HashReader`."""
+        opened: dict[int, mmap.mmap] = {}
+        try:
+            return [self._hash(node, opened) for node in nodes]
+        finally:
+            for data in opened.values():
+                data.close()
+
+    def _hash(self, node: Node, opened: dict[int, mmap.mmap]) -> bytes:
+        above = node.level % KEPT_LEVELS
+        level = node.level - above
+        data = opened.get(level)
+        if data is None:
+            data = opened[level] = self._mapped(_TREE % level)
+        first = node.number << above
+        row = [
+            data[at * HASH_BYTES : (at + 1) * HASH_BYTES]
+            for at in range(first, first + (1 << above))
+        ]
+        while len(row) > 1:
+            row = [node_hash(*pair) for pair in zip(row[::2], row[1::2], strict=True)]
+        return row[0]
+
+
+class EntryList(ListFiles):
     """The list of one campaign's draw, in a folder of its own. One writer at a time; close it."""
 
     def __init__(self, folder: Path) -> None:
         """Take up the list where its mark says; begin anew where the files fall short of it."""
-        self.folder = folder
+        super().__init__(folder)
         folder.mkdir(parents=True, exist_ok=True)
         self._files: dict[str, BinaryIO] = {}
         self.mark, self._range = self._taken_up()
@@ -178,19 +236,6 @@ class EntryList:
         file.flush()
         return numbers_in((self.folder / WITHDRAWN).read_bytes())
 
-    def leaves_at(self, indices: Sequence[int]) -> list[bytes]:
-        """Return some entries of the list."""
-        self._file(LIST).flush()
-        if not indices:
-            return []
-        with self._mapped(LIST) as data:
-            return [data[at * LEAF_BYTES : (at + 1) * LEAF_BYTES] for at in indices]
-
-    def proof(self, index: int) -> list[bytes]:
-        """Return the proof that an entry is in the list, as it is now."""
-        self.flush()
-        return inclusion_proof(index, self.mark.entries, self._hashes)
-
     # --- files ------------------------------------------------------------------------------
 
     def _file(self, name: str) -> BinaryIO:
@@ -198,10 +243,6 @@ class EntryList:
         if found is None:
             found = self._files[name] = (self.folder / name).open("ab", buffering=1 << 18)
         return found
-
-    def _mapped(self, name: str) -> mmap.mmap:
-        with (self.folder / name).open("rb") as file:
-            return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
 
     def _complete(self, node: Node, value: bytes) -> None:
         if node.level % KEPT_LEVELS == 0:
@@ -232,30 +273,6 @@ class EntryList:
             if found > size:
                 os.truncate(path, size)
         return True
-
-    def _hashes(self, nodes: Sequence[Node]) -> list[bytes]:
-        """Return hashes of complete subtrees: a `ledger.merkle.HashReader`."""
-        opened: dict[int, mmap.mmap] = {}
-        try:
-            return [self._hash(node, opened) for node in nodes]
-        finally:
-            for data in opened.values():
-                data.close()
-
-    def _hash(self, node: Node, opened: dict[int, mmap.mmap]) -> bytes:
-        above = node.level % KEPT_LEVELS
-        level = node.level - above
-        data = opened.get(level)
-        if data is None:
-            data = opened[level] = self._mapped(_TREE % level)
-        first = node.number << above
-        row = [
-            data[at * HASH_BYTES : (at + 1) * HASH_BYTES]
-            for at in range(first, first + (1 << above))
-        ]
-        while len(row) > 1:
-            row = [node_hash(*pair) for pair in zip(row[::2], row[1::2], strict=True)]
-        return row[0]
 
 
 def numbers(indices: Iterable[int]) -> bytes:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from datetime import datetime
 from typing import Any, ClassVar
 from uuid import UUID
 
@@ -157,7 +158,7 @@ class EnterDraw(DrawCommand):
         return None
 
     def _void(self, view: View, reason: str) -> Refusal:
-        statement = void_statement(self.book, self.campaign, self.person, reason, view)
+        statement = void_statement(self.book, self.campaign, self.person, reason, view.now)
         return Refusal(
             "entry_void",
             reason=reason,
@@ -255,7 +256,7 @@ class VoidEntry(_EmptyPlace):
         return self.emptied("entry_voided", view, [event])
 
 
-def void_statement(book: Book, campaign: UUID, person: str, reason: str, view: View) -> bytes:
+def void_statement(book: Book, campaign: UUID, person: str, reason: str, at: datetime) -> bytes:
     """Return the words of a refusal that are signed."""
     return canonical_json(
         {
@@ -263,7 +264,7 @@ def void_statement(book: Book, campaign: UUID, person: str, reason: str, view: V
             "campaign": str(PublicId(CAMPAIGN_PREFIX, book, campaign)),
             "person": person,
             "reason": reason,
-            "at": instant_text(view.now),
+            "at": instant_text(at),
         }
     ).rstrip()
 

@@ -304,16 +304,17 @@ def listed(tmp_path: Path) -> Iterator[EntryList]:
     """A list of 37 entries."""
     with EntryList(tmp_path / "list") as made:
         made.add(map(entry, range(37)))
+        made.keep()
         yield made
 
 
 def test_every_entry_has_a_proof(listed: EntryList, tmp_path: Path) -> None:
     """Each shows by a few hashes that it was in the list of the published root."""
     for index in range(37):
-        found = check_proof(proof_document(listed, index))
+        found = check_proof(proof_document(listed, index, 37))
         assert found["leaf"] == entry(index).hex()
         assert found["root"] == listed.facts().root
-    (tmp_path / "proof.json").write_bytes(proof_document(listed, 5))
+    (tmp_path / "proof.json").write_bytes(proof_document(listed, 5, 37))
     shown = run(verify_draw.__file__, "--proof", tmp_path / "proof.json")
     assert shown.returncode == 0
     assert shown.stdout.endswith("OK\n")
@@ -321,7 +322,7 @@ def test_every_entry_has_a_proof(listed: EntryList, tmp_path: Path) -> None:
 
 def test_no_proof_can_be_changed(listed: EntryList) -> None:
     """Each change of one byte of a proof is refused."""
-    original = proof_document(listed, 36)
+    original = proof_document(listed, 36, 37)
     for what, changed in changes_of(original):
         with pytest.raises((Refused, ValueError)):
             raise AssertionError(f"{what}: {check_proof(changed)}")
