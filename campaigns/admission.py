@@ -35,6 +35,23 @@ class Standing(NamedTuple):
         return self.campaign.state == "open" and self.now < self.campaign.terms.claim_until
 
     @property
+    def not_open(self) -> Facts | None:
+        """The facts with which everybody is refused because no claims are taken; None if they are.
+
+        Of a draft nothing is said: to most it is not there.
+        """
+        campaign, terms = self.campaign, self.campaign.terms
+        if campaign.state == "draft":
+            return None
+        if campaign.state != "open":
+            return (("state", campaign.state),)
+        if self.now < terms.claim_from:
+            return (("state", "open"), ("opens_at", terms.claim_from))
+        if self.now >= terms.claim_until:
+            return (("state", "open"), ("ended_at", terms.claim_until))
+        return None
+
+    @property
     def free(self) -> int:
         """How many more coupons stock and budget are good for."""
         draw = self.campaign.draw
@@ -67,7 +84,10 @@ class Standing(NamedTuple):
         `has_all`: the person has as many coupons of the campaign as one person may have.
         """
         terms = self.campaign.terms
-        if not self.is_open or self.now < terms.claim_from or self._is_for_the_draw(has_all):
+        closed = self.not_open
+        if closed is not None:
+            return self._refusal(Verdict.NOT_OPEN, "not_open", closed)
+        if self.campaign.state != "open" or self._is_for_a_draw(has_all):
             return None
         if has_all and terms.per_person_limit == 1:
             first = coupon_id(self.campaign.id, knock.person, 1)
@@ -79,8 +99,10 @@ class Standing(NamedTuple):
         used_up = self.used_up
         return None if used_up is None else self._refusal(Verdict.SOLD_OUT, *used_up)
 
-    def _is_for_the_draw(self, has_all: bool) -> bool:
+    def _is_for_a_draw(self, has_all: bool) -> bool:
         """Whether only the writer can tell: before a draw, and of whoever had entered for it."""
+        if self.campaign.terms.public_draw is not None:
+            return True
         draw = self.campaign.draw
         return draw is not None and (draw.seed is None or has_all)
 

@@ -18,16 +18,17 @@
 -- small values than we do over the work.
 
 local HEAD_S = 60        -- a pool that nobody keeps up is forgotten
-local FREED_S = 60       -- longer than any word about the stock can be on its way
-local WORKER_S = 5       -- a worker that was silent for so long is dead, and its tokens come back
+local FREED_S = 60       -- longer than what was said before a freeing can be under way
+local WORKER_S = 5       -- a worker that was silent for so long is dead
 local PENDING_S = 5      -- a request that was not settled for so long no longer counts as under way
 local PENDING_MAX = 2    -- requests of one person that may be at the store at once
 local PENDING_WAIT_MS = 1000
-local MARK = 12          -- a request's mark, in hex digits
-local MARKS = 4 * MARK   -- the last four requests of a person
+local MARKS = 4 * 12     -- the last four requests of a person, in hex digits
 
--- A person is: coupons claimed, requests under way, when the last one came; then the requests.
-local PERSON = '>BBI4'
+-- A person is: coupons claimed, requests under way, when the last one came, when the bucket is full;
+-- then the marks of requests. It is one field, because each field read or written costs a microsecond.
+local PERSON = '>BBI4d'
+local HEADER = 14
 
 -- Rates are kept in ticks of 10 µs since 2020: as a number they are exact, and short as a string.
 local TICKS = 100000
@@ -51,141 +52,104 @@ local function read_head(tag)
   return head
 end
 
--- Fields of two hashes, read and written in one go for a whole batch: the young one wins.
-local function halves(young, old)
-  return {young = young, old = old, old_is_there = redis.call('EXISTS', old) == 1,
-          read = {}, changed = {}, changes = 0}
-end
-
-local function fetch(half, names)
-  local wanted, asked = {}, {}
-  for i = 1, #names do
-    local name = names[i]
-    if not asked[name] then
-      asked[name] = true
-      wanted[#wanted + 1] = name
+-- Fields of two hashes, read and written in one go for a whole batch: the young one wins. What is
+-- read is in the order of the names; what was changed since is found by its name.
+local function fetch(young, old, names)
+  local half = {young = young, names = names, found = {}, changes = {}, at = {}}
+  if #names == 0 then return half end
+  local found = redis.call('HMGET', young, unpack(names))
+  half.found = found
+  if redis.call('EXISTS', old) == 1 then
+    local missing, places = {}, {}
+    for i = 1, #names do
+      if not found[i] then
+        missing[#missing + 1] = names[i]
+        places[#places + 1] = i
+      end
+    end
+    if #missing > 0 then
+      local older = redis.call('HMGET', old, unpack(missing))
+      for i = 1, #missing do found[places[i]] = older[i] end
     end
   end
-  if #wanted == 0 then return end
-  local read, missing = half.read, {}
-  local found = redis.call('HMGET', half.young, unpack(wanted))
-  for i = 1, #wanted do
-    read[wanted[i]] = found[i]
-    if not found[i] then missing[#missing + 1] = wanted[i] end
-  end
-  if half.old_is_there and #missing > 0 then
-    found = redis.call('HMGET', half.old, unpack(missing))
-    for i = 1, #missing do read[missing[i]] = found[i] end
-  end
+  return half
 end
 
-local function change(half, name, value)
-  half.read[name] = value
-  half.changed[name] = value
-  half.changes = half.changes + 1
+local function value_of(half, i)
+  local at = half.at[half.names[i]]
+  if at then return half.changes[at] end
+  return half.found[i]
+end
+
+local function change(half, i, value)
+  local name = half.names[i]
+  local changes, at = half.changes, half.at[name]
+  if not at then
+    at = #changes + 2
+    changes[at - 1] = name
+    half.at[name] = at
+  end
+  changes[at] = value
 end
 
 local function write(half, expire_s)
-  if half.changes == 0 then return end
-  local set, gone = {}, {}
-  for name, value in pairs(half.changed) do
-    if value then
-      set[#set + 1] = name
-      set[#set + 1] = value
-    else
-      gone[#gone + 1] = name
-    end
-  end
-  if #set > 0 then
-    redis.call('HSET', half.young, unpack(set))
+  if #half.changes == 0 then return end
+  if redis.call('HSET', half.young, unpack(half.changes)) > 0 then
     redis.call('EXPIRE', half.young, expire_s)
   end
-  if #gone > 0 then
-    redis.call('HDEL', half.young, unpack(gone))
-    if half.old_is_there then redis.call('HDEL', half.old, unpack(gone)) end
-  end
 end
 
-local function person_of(persons, name)
-  local raw = persons.read[name]
-  if not raw or #raw < 6 then return 0, 0, 0, '' end
-  local n, pending, at = struct.unpack(PERSON, raw)
-  return n, pending, at, string.sub(raw, 7)
-end
-
-local function marked(marks, request)
-  for i = 1, #marks, MARK do
-    if string.sub(marks, i, i + MARK - 1) == request then return i end
-  end
-end
-
--- Return the ticks to wait until there is a token, or 0 and until when the bucket is not full.
+-- Return until when a bucket is full, with one token more taken; or the ticks to wait for that one.
 -- An instant too far ahead was written by a clock that has since been put back.
-local function ahead(buckets, name, token, full, now)
-  local full_at = tonumber(buckets.read[name] or 0) or 0
+local function take(full_at, token, full, now)
   if full_at < now or full_at > now + full then full_at = now end
   full_at = full_at + token
-  if full_at - now > full then return full_at - now - full end
-  return 0, full_at
+  if full_at - now > full then return nil, full_at - now - full end
+  return full_at
 end
 
--- Take a token for the person, the device and the address of a knock, or none of them.
-local function pace(buckets, rules, at, now)
-  local names, full_at = buckets.names, buckets.full_at
-  for kind = 1, buckets.kinds do
-    local name = names[at + kind]
-    if name then
-      local wait
-      wait, full_at[kind] = ahead(buckets, name, rules[2 * kind - 1], rules[2 * kind], now)
-      if wait > 0 then return wait end
-    end
-  end
-  for kind = 1, buckets.kinds do
-    local name = names[at + kind]
-    if name then change(buckets, name, full_at[kind] .. '') end
-  end
-  return 0
-end
-
--- Read the buckets that a batch needs; nil when there are no rates.
-local function paces(tag, rules, knocks, width, now_s)
-  if rules[1] + rules[3] + rules[5] == 0 then return nil end
+-- Read the buckets of devices and addresses that a batch needs; nil when they have no rates.
+local function paces(tag, rules, others, now_s)
+  if not others then return nil end
   local slice = math.floor(now_s / rules[10])
-  local buckets = halves(tag .. 'r' .. slice, tag .. 'r' .. (slice - 1))
-  local names, wanted, kinds = {}, {}, width == 2 and 1 or 3
-  for at = 1, #knocks, width do
-    for kind = 1, kinds do
-      local mark = knocks[kind == 1 and at or at + kind]
-      local name = mark and rules[2 * kind - 1] > 0 and kind .. mark
-      names[#names + 1] = name
-      if name then wanted[#wanted + 1] = name end
-    end
-  end
-  buckets.names, buckets.kinds, buckets.full_at = names, kinds, {}
-  fetch(buckets, wanted)
-  return buckets
+  local names = {}
+  for i = 1, #others do names[i] = others[i] and (2 - i % 2 .. others[i]) or '' end
+  return fetch(tag .. 'r' .. slice, tag .. 'r' .. (slice - 1), names)
 end
 
-local function settle(head, persons, now_s, settles)
-  for i = 1, #settles, 5 do
-    local kind, name, request, count, epoch =
-      settles[i], settles[i + 1], settles[i + 2], settles[i + 3], settles[i + 4]
-    local n, pending, at, marks = person_of(persons, name)
-    local mark = marked(marks, request)
+-- Take a token for the device and the address of a knock, or none; return the ticks to wait, if any.
+local function pace(buckets, rules, i, now)
+  local taken = {}
+  for kind = 1, 2 do
+    local place, token, full = 2 * i - 2 + kind, rules[2 * kind + 1], rules[2 * kind + 2]
+    if token > 0 and buckets.names[place] ~= '' then
+      local full_at, wait = take(tonumber(value_of(buckets, place) or 0) or 0, token, full, now)
+      if wait then return wait end
+      taken[place] = full_at
+    end
+  end
+  for place, full_at in pairs(taken) do change(buckets, place, full_at .. '') end
+end
+
+-- What the store said of requests; `counts` has the person's coupons, 0 where nothing was done.
+local function settle(persons, marks, counts, now_s)
+  local sub, find, pack, unpacked = string.sub, string.find, struct.pack, struct.unpack
+  for i = 1, #counts do
+    local raw, mark, count = value_of(persons, i), marks[i], counts[i]
+    local n, pending, at, full_at, kept = 0, 0, now_s, 0, ''
+    if raw and #raw >= HEADER then
+      n, pending, at, full_at = unpacked(PERSON, raw)
+      kept = sub(raw, HEADER + 1)
+    end
     if pending > 0 then pending = pending - 1 end
-    if kind == 'c' then
+    local there = find(kept, mark, 1, true)
+    if count > 0 then
       if count > n then n = count end
-      if not mark then marks = string.sub(marks .. request, -MARKS) end
-    elseif mark then
-      marks = string.sub(marks, 1, mark - 1) .. string.sub(marks, mark + MARK)
+      if not there then kept = sub(kept .. mark, -MARKS) end
+    elseif there then
+      kept = sub(kept, 1, there - 1) .. sub(kept, there + #mark)
     end
-    -- Both a refusal and a claim that was there before give back the token that was taken.
-    if epoch == head.epoch then head.tokens = head.tokens + 1 end
-    if n == 0 and pending == 0 and marks == '' then
-      change(persons, name, false)
-    else
-      change(persons, name, struct.pack(PERSON, n, pending, at > 0 and at or now_s) .. marks)
-    end
+    change(persons, i, pack(PERSON, n, pending, at, full_at) .. kept)
   end
 end
 
@@ -210,71 +174,90 @@ local function turn_over(tag, head, now_s, rules)
   redis.call('HSET', tag .. 'h', 'c', head.young, 's', now_s)
 end
 
--- A batch of one worker: first what the store has said since, then who knocks now.
+-- Return the word for one knock, and the milliseconds to wait. `given` is 1 for a pass of the waiting
+-- room and 2 when the store says that claims have begun, whatever we believe.
+local function word_for(pool, given, n, pending, is_repeat)
+  if not pool.open then return given < 2 and 'N' or 'U' end
+  if is_repeat then return 'U' end
+  if n >= pool.limit then return 'C' end
+  if pending >= PENDING_MAX then return 'F', PENDING_WAIT_MS end
+  if pool.flag then return 'S' end
+  if pool.per_s > 0 and given % 2 == 0 then return 'W' end
+  if pool.early and given < 2 then return 'N' end
+  if pool.tokens > 0 and pending == 0 then return 'A' end
+  return 'T'
+end
+
+-- Say a word to each who knocks; `first` is how many were settled, whose names come before.
+local function answer(pool, persons, marks, first, buckets, rules, flags, now_s, now)
+  local sub, find, pack, unpacked = string.sub, string.find, struct.pack, struct.unpack
+  local token, full = rules[1], rules[2]
+  local words, waits = {}, {}
+  for i = 1, #persons.names - first do
+    local raw, mark = value_of(persons, first + i), marks[first + i]
+    local n, pending, at, full_at, kept, is_repeat = 0, 0, 0, 0, '', nil
+    if raw and #raw >= HEADER then
+      n, pending, at, full_at = unpacked(PERSON, raw)
+      kept = sub(raw, HEADER + 1)
+      is_repeat = find(kept, mark, 1, true)
+      if pending > 0 and math.abs(now_s - at) > PENDING_S then pending = 0 end
+    end
+    local word, wait
+    if token > 0 then full_at, wait = take(full_at, token, full, now) end
+    if buckets and not wait then wait = pace(buckets, rules, i, now) end
+    if wait then
+      word, wait = 'F', wait / TICKS * 1000
+    else
+      local given = flags and string.byte(flags, i) - 48 or 0
+      word, wait = word_for(pool, given, n, pending, is_repeat)
+      if word == 'A' or word == 'T' then
+        if word == 'A' then
+          pool.tokens = pool.tokens - 1
+          pool.admitted = pool.admitted + 1
+        end
+        kept = sub(kept .. mark, -MARKS)
+        change(persons, first + i, pack(PERSON, n, pending + 1, now_s, full_at) .. kept)
+      elseif token > 0 then
+        change(persons, first + i, pack(PERSON, n, pending, at, full_at) .. kept)
+      end
+    end
+    words[i] = word
+    if wait then waits[#waits + 1] = wait end
+  end
+  return table.concat(words), waits
+end
+
+-- A batch of one worker: first what the store has said since, then who knocks now. Names and marks
+-- are of those who are settled, then of those who knock.
 local function knock(keys, args)
   local tag = keys[1]
-  local ask = cmsgpack.unpack(args[1])
-  local worker, in_flight, rules, settles = ask[1], ask[2], ask[3], ask[4]
-  local sold, width, knocks, passes = ask[5], ask[6], ask[7], ask[8]
+  local worker, in_flight, rules, names, marks, counts, back, sold, others, flags =
+    unpack(cmsgpack.unpack(args[1]))
   local head = read_head(tag)
   if not head then return cmsgpack.pack({0, '', {}, false, 0}) end
   local now_s, now_us = clock()
   local now = (now_s - SINCE) * TICKS + math.floor(now_us / 10)
   turn_over(tag, head, now_s, rules)
-  local persons = halves(tag .. 'p' .. head.young, tag .. 'p' .. (1 - head.young))
-  local names = {}
-  for i = 2, #settles, 5 do names[#names + 1] = settles[i] end
-  for i = 1, #knocks, width do names[#names + 1] = knocks[i] end
-  fetch(persons, names)
-  local tokens = head.tokens
-  settle(head, persons, now_s, settles)
+  local persons = fetch(tag .. 'p' .. head.young, tag .. 'p' .. (1 - head.young), names)
+  settle(persons, marks, counts, now_s)
   if sold then say_sold_out(tag, sold, rules[9]) end
-  local flag = sold_out(tag)
-  local buckets = paces(tag, rules, knocks, width, now_s)
-
-  local words, waits, said, admitted = {}, {}, false, 0
-  for i = 1, #knocks, width do
-    local name, request, word = knocks[i], knocks[i + 1], 'U'
-    local wait = 0
-    if buckets then
-      wait = pace(buckets, rules, (i - 1) / width * buckets.kinds, now) / TICKS * 1000
-    end
-    if wait > 0 then
-      word = 'F'
-    elseif head.open then
-      local n, pending, at, marks = person_of(persons, name)
-      if pending > 0 and math.abs(now_s - at) > PENDING_S then pending = 0 end
-      if marked(marks, request) then
-        word = 'U'
-      elseif n >= head.limit then
-        word = 'C'
-      elseif pending >= PENDING_MAX then
-        word, wait = 'F', PENDING_WAIT_MS
-      elseif flag then
-        word, said = 'S', true
-      elseif head.per_s > 0 and not (passes and string.sub(passes, (i - 1) / width + 1,
-                                                           (i - 1) / width + 1) == '1') then
-        word = 'W'
-      else
-        if head.tokens > 0 and pending == 0 then
-          word = 'A'
-          head.tokens = head.tokens - 1
-          admitted = admitted + 1
-        end
-        marks = string.sub(marks .. request, -MARKS)
-        change(persons, name, struct.pack(PERSON, n, pending + 1, now_s) .. marks)
-      end
-    end
-    words[#words + 1] = word
-    if word == 'F' then waits[#waits + 1] = wait end
-  end
-
-  if head.tokens ~= tokens then redis.call('HSET', tag .. 'h', 't', head.tokens) end
+  local pool = {
+    open = head.open, limit = head.limit, per_s = head.per_s, tokens = head.tokens, admitted = 0,
+    flag = sold_out(tag), early = head.opens > now_s * 1000000 + now_us,
+  }
+  -- Both a refusal and a claim that was there before give back the token that was taken.
+  if back and back[1] == head.epoch then pool.tokens = pool.tokens + back[2] end
+  local buckets = paces(tag, rules, others, now_s)
+  local words, waits = answer(pool, persons, marks, #counts, buckets, rules, flags, now_s, now)
+  if pool.tokens ~= head.tokens then redis.call('HSET', tag .. 'h', 't', pool.tokens) end
   write(persons, 2 * rules[8])
   if buckets then write(buckets, 2 * rules[10]) end
-  redis.call('HSET', tag .. 'w', worker, (in_flight + admitted) .. ' ' .. now_s)
-  redis.call('EXPIRE', tag .. 'w', HEAD_S)
-  return cmsgpack.pack({head.epoch, table.concat(words), waits, said and flag, head.limit})
+  local at_store = (in_flight + pool.admitted) .. ' ' .. now_s
+  if redis.call('HSET', tag .. 'w', worker, at_store) > 0 then
+    redis.call('EXPIRE', tag .. 'w', HEAD_S)
+  end
+  local said = pool.flag and string.find(words, 'S', 1, true) and pool.flag
+  return cmsgpack.pack({head.epoch, words, waits, said or false, head.limit})
 end
 
 -- A worker lives: how many requests it has at the store, and is it its turn to sweep?

@@ -23,6 +23,7 @@ from typing import Any, Final, NamedTuple, Protocol
 from uuid import UUID
 
 import msgspec
+from msgspec.structs import replace
 
 from campaigns.wire import Away, Wire
 
@@ -34,7 +35,7 @@ BATCH_MAX: Final = 512
 SETTLES_AT_ONCE: Final = 1_000
 """Settled requests in one call."""
 
-PACE_S: Final = 0.004
+PACE_S: Final = 0.008
 """Least time between two calls in a rush: a call by itself costs as much as ten knocks."""
 
 RUSH: Final = 4
@@ -68,6 +69,8 @@ class Verdict(Enum):
     """Come again later: this person, device or address knocks too often."""
     WAIT = "wait"
     """The campaign has a waiting room, and no pass was shown."""
+    NOT_OPEN = "not_open"
+    """Refuse: claims have not begun, or are not taken now."""
 
 
 class Knock(msgspec.Struct, frozen=True, gc=False):
@@ -88,6 +91,8 @@ class Knock(msgspec.Struct, frozen=True, gc=False):
     address: str | None = None
     passed: bool = False
     """Whether a pass of the campaign's waiting room was shown."""
+    begun: bool = False
+    """Whether the store takes claims, whatever the gate believes."""
 
 
 class Word(NamedTuple):
@@ -105,6 +110,7 @@ Heard = Callable[[Word], None]
 ADMITTED: Final = Word(Verdict.ADMITTED)
 UNSURE: Final = Word(Verdict.UNSURE)
 WAIT: Final = Word(Verdict.WAIT)
+NOT_OPEN: Final = Word(Verdict.NOT_OPEN, code="not_open")
 
 
 class Rate(NamedTuple):
@@ -256,7 +262,7 @@ class Tally:
         """Admitted requests that nobody settled."""
 
 
-_PARTS: Final = 5
+_PARTS: Final = 4
 _SETTLED: Final = SETTLES_AT_ONCE * _PARTS
 
 _Reply = tuple[int, str, list[float], tuple[int, str, str] | bool, int]
@@ -306,7 +312,7 @@ class Gate:
                 )
             )
         )
-        self._width = 4 if chosen.device_rate.token or chosen.address_rate.token else 2
+        self._paces_others = bool(chosen.device_rate.token or chosen.address_rate.token)
 
     async def start(self) -> None:
         """Look for Valkey. Knocks are answered from now on, whether it is there or not."""
@@ -354,7 +360,7 @@ class Gate:
         if door is not None:
             door.limit = limit or door.limit
             door.settled(request)
-            self._settle(door, "c", person, request, n, 0)
+            self._settle(door, person, request, n, 0)
 
     def claimed_before(
         self, campaign: UUID, pool: str, person: str, request: bytes, limit: int
@@ -366,7 +372,7 @@ class Gate:
         door = self.doors.get((campaign, pool))
         if door is not None:
             door.limit = limit
-            self._settle(door, "c", person, request, limit, door.settled(request))
+            self._settle(door, person, request, limit, door.settled(request))
 
     def released(self, campaign: UUID, pool: str, person: str, request: bytes) -> None:
         """The request surely had no effect: it was refused otherwise, or never reached the store.
@@ -375,7 +381,7 @@ class Gate:
         """
         door = self.doors.get((campaign, pool))
         if door is not None:
-            self._settle(door, "r", person, request, 0, door.settled(request))
+            self._settle(door, person, request, 0, door.settled(request))
 
     def sold_out(
         self, campaign: UUID, pool: str, code: str, position: int, facts: Facts = ()
@@ -447,11 +453,10 @@ class Gate:
         if idle:
             self.shut(min(idle, key=lambda door: door.asked_at))
 
-    def _settle(
-        self, door: Door, kind: str, person: str, request: bytes, n: int, epoch: int
-    ) -> None:
+    def _settle(self, door: Door, person: str, request: bytes, n: int, epoch: int) -> None:
+        """Note the person's coupons, 0 where nothing was done; `epoch`: whose token comes back."""
         if len(door.settles) < SETTLES_MAX * _PARTS:
-            door.settles += (kind, person, request[:MARK_BYTES].hex(), n, epoch)
+            door.settles += (person, request[:MARK_BYTES].hex(), n, epoch)
         if not door.queued:
             self._queue(door)
 
@@ -486,30 +491,7 @@ class Gate:
             if door.knocks:
                 self._queue(door)
             return
-        asked: list[Any] = []
-        if self._width == 2:
-            for knock, _ in batch:
-                asked += (knock.person, knock.request[:MARK_BYTES].hex())
-        else:
-            for knock, _ in batch:
-                asked += (
-                    knock.person,
-                    knock.request[:MARK_BYTES].hex(),
-                    knock.device or False,
-                    knock.address or False,
-                )
-        argument = _pack(
-            (
-                self.worker,
-                door.admitted,
-                self._rules,
-                settles,
-                sold or False,
-                self._width,
-                asked,
-                _passes(batch),
-            )
-        )
+        argument = self._asked(door, batch, settles, sold)
         door.out = True
         self.tally.calls += 1
 
@@ -517,6 +499,33 @@ class Gate:
             self._hear(door, batch, answer)
 
         self._wire.call("knock", door.tag, argument, heard)
+
+    def _asked(
+        self, door: Door, batch: list[tuple[Knock, Heard]], settles: list[Any], sold: Any
+    ) -> bytes:
+        """Return what the gate is told and asked: those who are settled, then those who knock."""
+        names, marks = settles[::_PARTS], settles[1::_PARTS]
+        back = settles[3::_PARTS].count(door.epoch) if door.epoch else 0
+        names += [knock.person for knock, _ in batch]
+        marks += [knock.request[:MARK_BYTES].hex() for knock, _ in batch]
+        others: list[str | bool] = []
+        if self._paces_others:
+            for knock, _ in batch:
+                others += (knock.device or False, knock.address or False)
+        return _pack(
+            (
+                self.worker,
+                door.admitted,
+                self._rules,
+                names,
+                marks,
+                settles[2::_PARTS],
+                (door.epoch, back) if back else False,
+                sold or False,
+                others or False,
+                _flags(batch),
+            )
+        )
 
     def _hear(self, door: Door, batch: list[tuple[Knock, Heard]], answer: Any) -> None:
         """Tell everybody in a batch what the gate said."""
@@ -572,29 +581,38 @@ class Gate:
         door.epoch, door.limit = epoch, limit
         refusables: list[Refusable] = []
         in_flight, next_wait = door.in_flight, iter(waits)
-        words = self.tally.words
-        claimed = _claimed(limit)
-        sold_out: Word | None = None
+        proposed = {"C": _claimed(limit), "S": _sold_out(sold), "N": NOT_OPEN}
+        judge, words = self.judge, self.tally.words
         for (knock, heard), letter in zip(batch, letters, strict=True):
             if letter == "A":
                 in_flight[knock.request] = epoch
                 word = ADMITTED
+            elif letter in proposed:
+                word = proposed[letter]
+                if judge is not None and word is not UNSURE:
+                    refusables.append(Refusable(knock, self._who_hears(knock, heard, word), word))
+                    continue
             elif letter == "F":
                 word = Word(Verdict.TOO_FAST, wait_s=next(next_wait) / 1000)
-            elif letter in "CS":
-                if letter == "C":
-                    word = claimed
-                else:
-                    word = sold_out = sold_out or _sold_out(sold)
-                if self.judge is not None and word is not UNSURE:
-                    refusables.append(Refusable(knock, heard, word))
-                    continue
             else:
                 word = WAIT if letter == "W" else UNSURE
             words[word.verdict] += 1
             tell(heard, word)
-        if refusables and self.judge is not None:
-            self.judge(refusables)
+        if refusables and judge is not None:
+            judge(refusables)
+
+    def _who_hears(self, knock: Knock, heard: Heard, word: Word) -> Heard:
+        """Have one whom the gate takes for early ask again when the store takes claims by now."""
+        if word is not NOT_OPEN or knock.begun:
+            return heard
+
+        def hear(judged: Word) -> None:
+            if judged.verdict is Verdict.UNSURE and not self.away:
+                self.ask(replace(knock, begun=True), heard)
+            else:
+                heard(judged)
+
+        return hear
 
     def _hear_nothing(self, batch: list[tuple[Knock, Heard]]) -> None:
         self.tally.words[Verdict.UNSURE] += len(batch)
@@ -616,7 +634,7 @@ def tell(heard: Heard, word: Word) -> None:
 
 def tag_of(pool: PoolKey) -> str:
     """Return what the keys of a pool begin with; the part in braces keeps them on one server."""
-    return f"tb1:{{{pool[0].hex}:{pool[1]}}}:"
+    return f"tb2:{{{pool[0].hex}:{pool[1]}}}:"
 
 
 def facts_as_text(facts: Facts) -> str:
@@ -634,10 +652,10 @@ def _read(answer: Any, knocks: int) -> _Reply:
     return reply
 
 
-def _passes(batch: list[tuple[Knock, Heard]]) -> str | bool:
-    """Return who showed a pass, a digit each; False when nobody did."""
-    if any(knock.passed for knock, _ in batch):
-        return "".join("1" if knock.passed else "0" for knock, _ in batch)
+def _flags(batch: list[tuple[Knock, Heard]]) -> str | bool:
+    """Return a digit for each knock: 1 for a pass, 2 for `begun`; False when nobody has any."""
+    if any(knock.passed or knock.begun for knock, _ in batch):
+        return "".join([str(knock.passed + 2 * knock.begun) for knock, _ in batch])
     return False
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import httpx
@@ -16,7 +16,7 @@ from campaigns.campaign import POOL
 from campaigns.gate import tag_of
 from ledger.books import PublicId
 from tests.api.conftest import MakeApp
-from tests.api.harness import App
+from tests.api.harness import App, draft_body
 
 
 @pytest.fixture
@@ -35,6 +35,13 @@ def knows(app: App, client: Any, campaign: str) -> None:
     """Have the gate know a campaign, which takes a coupon, and wait until it does."""
     app.claim(campaign, "whoever is first")
     app.wait_until(lambda: client.exists(f"{tag(campaign)}h"))
+
+
+def knock_until_known(app: App, client: Any, campaign: str) -> httpx.Response:
+    """Have the gate know a campaign that takes no claims now; return what the store says."""
+    told = app.claim(campaign, "whoever is first")
+    app.wait_until(lambda: client.exists(f"{tag(campaign)}h"))
+    return told
 
 
 def decided(app: App) -> int:
@@ -140,6 +147,32 @@ def test_what_comes_before_sold_out_is_said_first(app: App, client: Any) -> None
     assert app.post(pause, {"reason": "a test"}, token=app.token("operator")).is_success
     assert app.claim(campaign, "cy").json()["code"] == "not_open"
     assert app.claim(campaign, "whoever is first").json()["code"] == "not_open"
+
+
+def test_who_is_early_hears_the_store_without_the_writer(app: App, client: Any) -> None:
+    """With the store's bytes, and nobody who is early takes a token; so do those who are late."""
+    soon = datetime.now(UTC) + timedelta(hours=1)
+    window = draft_body(soon + timedelta(minutes=1))["claim_window"]
+    campaign = app.open_campaign(quota=5, claim_window=window)
+    early = knock_until_known(app, client, campaign)
+    assert early.json()["code"] == "not_open"
+    assert datetime.fromisoformat(early.json()["opens_at"]) == soon
+    before = decided(app), app.events()
+    for n in range(10):
+        assert app.claim(campaign, f"person {n}").content == early.content
+    pause = f"/v1/campaigns/{campaign}/pause"
+    assert app.post(pause, {"reason": "a test"}, token=app.token("operator")).is_success
+    assert app.claim(campaign, "cy").json()["state"] == "paused"
+    assert (decided(app), app.events()) == (before[0] + 2, before[1] + 1)
+
+
+def test_who_is_early_by_valkeys_clock_only_gets_a_coupon(app: App, client: Any) -> None:
+    """The instant is the store's; nobody is refused because another clock is slow."""
+    campaign = app.open_campaign(quota=9)
+    knows(app, client, campaign)
+    for n in range(5):
+        client.hset(f"{tag(campaign)}h", "b", f"{time.time_ns() // 1_000 + 3_600_000_000}")
+        assert app.claim(campaign, f"person {n}").status_code == 201
 
 
 def test_a_freed_coupon_can_be_claimed_at_once(app: App, client: Any) -> None:

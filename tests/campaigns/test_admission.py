@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Any
 from uuid import UUID, uuid4
 
@@ -14,7 +14,7 @@ from campaigns.admission import Standing
 from campaigns.campaign import CAMPAIGN_FOLD, POOL, Campaign, CampaignDrafted
 from campaigns.commands import ClaimCoupon, Header
 from campaigns.coupon import COUPON_FOLD, CouponClaimed, coupon_id
-from campaigns.gate import Knock
+from campaigns.gate import Knock, Word
 from campaigns.refusals import Refusal
 from ledger.appending import Capacity, request_id
 from ledger.books import Book
@@ -119,7 +119,24 @@ def test_a_refusal_from_a_glance_is_the_writers(
         assert (word.code, dict(word.facts)) == (refusal.code, refusal.facts)
         assert word.position == 7
     elif refusal is not None:
-        assert refusal.code in {"not_found", "not_open"}
+        assert refusal.code == "not_found"
+
+
+def test_the_instant_decides_whether_claims_have_begun() -> None:
+    """The last microsecond before is too early, and the end is the first one that is too late."""
+    campaign = campaign_in("open", 1)
+    knock = Knock("main", CAMPAIGN, POOL, WHO, request_id("s", "k"), "s", "k")
+    terms, plenty, moment = campaign.terms, Capacity(0, 9, 0, 9_000), timedelta(microseconds=1)
+
+    def word(now: datetime) -> Word | None:
+        return Standing(campaign, plenty, 7, now).word(knock, has_all=False)
+
+    early, late = word(terms.claim_from - moment), word(terms.claim_until)
+    assert early is not None
+    assert late is not None
+    assert early.facts == (("state", "open"), ("opens_at", terms.claim_from))
+    assert late.facts == (("state", "open"), ("ended_at", terms.claim_until))
+    assert word(terms.claim_from) is word(terms.claim_until - moment) is None
 
 
 def test_what_is_free_is_what_stock_and_money_are_good_for() -> None:

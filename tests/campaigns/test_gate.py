@@ -5,9 +5,10 @@ from __future__ import annotations
 import asyncio
 import json
 import socketserver
+import struct
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,8 @@ import redis
 
 from campaigns.campaign import POOL
 from campaigns.freeing import Freeing
-from campaigns.gate import GateSettings, Rate, Verdict
+from campaigns.gate import UNSURE as UNSURE_WORD
+from campaigns.gate import GateSettings, Rate, Refusable, Verdict
 from tests.conftest import free_port, wait_until
 from tests.support.gatehouse import Gatehouse
 from tests.support.valkeys import Cluster, Valkey
@@ -150,10 +152,43 @@ def test_freeing_never_fails_and_costs_little(redis_url: str) -> None:
 
 
 def test_a_paused_campaign_is_left_to_the_store(gatehouse: Gatehouse) -> None:
-    """Where no claims are taken, nothing else is said."""
+    """Where no claims are taken, nothing else is said; whoever heard otherwise asks the store."""
     gatehouse.rule(is_open=False)
     gatehouse.sold_out(9)
-    assert gatehouse.verdicts("a") == [UNSURE]
+    word = gatehouse.ask(gatehouse.knock("a"))[0]
+    assert (word.verdict, word.code) == (Verdict.NOT_OPEN, "not_open")
+    assert gatehouse.verdict("a", begun=True) is UNSURE
+    assert gatehouse.door.admitted == 0
+
+
+def test_before_claims_begin_nobody_takes_a_token(gatehouse: Gatehouse) -> None:
+    """It is proposed to say so; who knows from the store that they have begun is admitted."""
+    hour = 3_600 * 1_000_000
+    gatehouse.rule(free=2, opens=time.time_ns() // 1_000 + hour)
+    verdicts = gatehouse.verdicts("a", "a", "a", "a", "b")
+    assert verdicts == [Verdict.NOT_OPEN] * 5
+    assert gatehouse.verdict("a", begun=True) is ADMITTED
+    gatehouse.rule("sweep", free=2, opens=time.time_ns() // 1_000 - hour)
+    assert gatehouse.verdict("b") is ADMITTED
+
+
+def test_who_came_early_by_the_gates_clock_only_is_asked_about_again(
+    gatehouse: Gatehouse,
+) -> None:
+    """The store does not confirm it, so the gate is asked what it says of an open campaign."""
+    judged: list[str] = []
+
+    def confirm_nothing(refusables: Sequence[Refusable]) -> None:
+        for one in refusables:
+            judged.append(one.knock.person)
+            one.heard(UNSURE_WORD)
+
+    gatehouse.gate.judge = confirm_nothing
+    gatehouse.rule(free=1, opens=time.time_ns() // 1_000 + 3_600 * 1_000_000)
+    assert gatehouse.verdicts("a", "b") == [ADMITTED, UNSURE]
+    assert judged == ["a", "b"]
+    gatehouse.rule("sweep", free=1, is_open=False)
+    assert gatehouse.verdict("c") is UNSURE
 
 
 # --- rates ----------------------------------------------------------------------------------------
@@ -192,14 +227,17 @@ def test_no_rate_asks_for_no_key(gatehouse: Gatehouse, client: Any) -> None:
 
 def test_a_clock_that_was_put_back_shuts_nobody_out(redis_url: str, client: Any) -> None:
     """An instant that lies too far ahead was written by another clock (F27)."""
-    with Gatehouse(redis_url, GateSettings(person_rate=SLOW)) as gatehouse:
+    far_ahead = 99_999_999_999_999
+    with Gatehouse(redis_url, GateSettings(person_rate=SLOW, device_rate=SLOW)) as gatehouse:
         gatehouse.rule()
-        assert gatehouse.verdict("a") is ADMITTED
+        assert gatehouse.verdict("a", device="d") is ADMITTED
         (key,) = client.scan_iter("*}:r*")
         start, _, slice_ = key.rpartition("r")
         for n in range(-2, 3):
-            client.hset(f"{start}r{int(slice_) + n}", "1a", "99999999999999")
-        assert gatehouse.verdict("a", "other") is UNSURE
+            client.hset(f"{start}r{int(slice_) + n}", "1d", str(far_ahead))
+        assert client.hexists(key, "1d")
+        client.hset(f"{gatehouse.door.tag}p0", "b", struct.pack(">BBId", 0, 1, 0, far_ahead))
+        assert gatehouse.verdict("b", device="d") is ADMITTED
 
 
 # --- epochs ---------------------------------------------------------------------------------------

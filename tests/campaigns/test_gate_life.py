@@ -79,14 +79,17 @@ class GateLife(RuleBasedStateMachine):
         self.house.verdict("nobody")
         self.loads(free, 1)
 
-    @rule(free=st.integers(0, 4), ahead=st.integers(-1, 2))
-    def loads(self, free: int, ahead: int) -> None:
-        """The keeper builds the gate anew; only under a later epoch."""
+    @rule(free=st.integers(0, 4), ahead=st.integers(-1, 2), elsewhere=st.booleans())
+    def loads(self, free: int, ahead: int, elsewhere: bool = False) -> None:
+        """A keeper builds the gate anew, only under a later epoch; perhaps another worker's."""
         epoch = self.epoch + ahead
         if epoch < 1:
             return
         self.position += 1
+        known_here = self.house.door.epoch
         ruled = self.house.rule(epoch=epoch, free=free, position=self.position, limit=LIMIT)
+        if elsewhere:
+            self.house.door.epoch = min(known_here, epoch)
         if self.known and epoch <= self.epoch:
             assert ruled[0] == self.epoch
             return
@@ -188,7 +191,9 @@ class GateLife(RuleBasedStateMachine):
             n = self.given.get(person, 0)
             self.house.released(person, key)
         self._let_it_hear()
-        if self.known:
+        if not self.known:
+            self.lost += epoch > 0
+        else:
             self.given[person] = max(n, self.given.get(person, 0))
             if how != "claimed" and epoch == self.epoch:
                 self.tokens += 1
@@ -273,20 +278,20 @@ def test_the_gate_says_only_what_it_knows(life: Callable[[str], type[GateLife]])
 
 PLANTED_IN_THE_GATE = {
     "no_epoch_check_on_tokens": (
-        "if epoch == head.epoch then head.tokens",
-        "if epoch > 0 then head.tokens",
+        "if back and back[1] == head.epoch then",
+        "if back then",
     ),
     "any_epoch_may_rule": ("elseif head and head.epoch >= epoch then", "elseif false then"),
     "free_when_missing": (
         "if not head then return cmsgpack.pack({0, '', {}, false, 0}) end",
         (
             "if not head then head = {epoch = 1, tokens = 9, young = 0, since = 0, limit = 2,"
-            " open = true} end"
+            " per_s = 0, opens = 0, open = true} end"
         ),
     ),
     "sold_out_from_no_tokens": (
-        "local flag = sold_out(tag)",
-        "local flag = sold_out(tag) or (head.tokens <= 0 and {1, 'sold_out', '[]'})",
+        "flag = sold_out(tag), early",
+        "flag = sold_out(tag) or (head.tokens <= 0 and {1, 'sold_out', '[]'}), early",
     ),
     "flag_without_end": (
         "cmsgpack.pack(sold), 'PX', ttl_ms)",
@@ -294,17 +299,21 @@ PLANTED_IN_THE_GATE = {
     ),
     "freeing_not_honoured": ("return redis.call('DEL', tag .. 's')", "return 1"),
     "late_words_believed": ("if freed and sold[1] <= freed then return end", ""),
-    "tokens_below_zero": ("if head.tokens > 0 and pending == 0 then", "if pending == 0 then"),
-    "tokens_not_taken": ("head.tokens = head.tokens - 1", ""),
-    "persons_for_ever": ("redis.call('EXPIRE', half.young, expire_s)", ""),
-    "limit_of_one_too_few": ("elseif n >= head.limit then", "elseif n + 1 >= head.limit then"),
-    "repeats_admitted": (
-        "if marked(marks, request) then",
-        "if false then",
+    "tokens_below_zero": (
+        "if pool.tokens > 0 and pending == 0 then return",
+        "if pending == 0 then return",
     ),
+    "tokens_not_taken": ("pool.tokens = pool.tokens - 1", ""),
+    "persons_for_ever": ("redis.call('EXPIRE', half.young, expire_s)", ""),
+    "limit_of_one_too_few": ("if n >= pool.limit then", "if n + 1 >= pool.limit then"),
+    "repeats_admitted": ("if is_repeat then return 'U' end", ""),
     "in_flight_not_counted": (
-        "change(persons, name, struct.pack(PERSON, n, pending + 1, now_s) .. marks)",
-        "",
+        "pack(PERSON, n, pending + 1, now_s, full_at) .. kept)",
+        "pack(PERSON, n, pending, now_s, full_at) .. sub(kept, 13))",
+    ),
+    "early_words_after_the_beginning": (
+        "if pool.early and given < 2 then return 'N' end",
+        "if given < 2 then return 'N' end",
     ),
 }
 """Name of a planted bug → the text that is replaced, and by what."""

@@ -289,7 +289,7 @@ def future_state(scene: Scene) -> None:
     client.set(f"{scene.tag}s", b'\x93\xcd\x27\x0f\xa8sold_out\xaf[["quota",150]]')
     for half in ("p0", "p1"):
         for person in client.hkeys(f"{scene.tag}{half}"):
-            client.hset(f"{scene.tag}{half}", person, b"\x01\x00\x00\x00\x00\x00")
+            client.hset(f"{scene.tag}{half}", person, b"\x01" + bytes(13))
 
 
 def big_lie(scene: Scene) -> None:

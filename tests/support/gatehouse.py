@@ -112,9 +112,10 @@ class Gatehouse:
         limit: int = 1,
         is_open: bool = True,
         full: tuple[int, str, str] | None = None,
+        opens: int = 0,
     ) -> list[int]:
         """Tell the gate what the store says; return the epoch that rules and the tokens."""
-        ask = (how, epoch, free, position, limit, is_open, full or False, 3_000, 0, 0)
+        ask = (how, epoch, free, position, limit, is_open, full or False, 3_000, 0, opens)
         ruled: list[int] = self.call("rule", ask)
         if ruled[0] == epoch and how != "sweep":
             self.door.epoch = epoch
