@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Final
 
 from projections.campaign_figures import CAMPAIGN_FIGURES
+from projections.groups import GROUPS
 from projections.merchant_balances import MERCHANT_BALANCES
 from projections.packets import PACKETS
 from projections.projection import Projection
@@ -15,6 +16,7 @@ PROJECTIONS: Final[tuple[Projection, ...]] = (
     CAMPAIGN_FIGURES,
     MERCHANT_BALANCES,
     PACKETS,
+    GROUPS,
 )
 
 
