@@ -48,6 +48,11 @@ SUCCESS: Final[dict[str, int]] = {
     "redeemed": 200,
     "refunded": 200,
     "voided": 200,
+    "filling_proposed": 202,
+    "purse_filled": 200,
+    "purse_emptied": 200,
+    "group_funded": 201,
+    "share_taken": 201,
 }
 """What happened → the status that says so."""
 

@@ -32,6 +32,23 @@ CouponId = Annotated[
     ),
 ]
 
+PurseId = Annotated[
+    str,
+    Path(
+        description="A purse's id.",
+        examples=["prs_main_9d2b1c0e7a3f5d4e8b6c2a1f0e9d8c7b"],
+        json_schema_extra={"pattern": "^prs_[a-z][a-z0-9]{0,15}_[0-9a-f]{32}$"},
+    ),
+]
+GroupId = Annotated[
+    str,
+    Path(
+        description="A group packet's id.",
+        examples=["grp_main_4e6f8a1b3c5d5e7f9a0b2c4d6e8f0a1b"],
+        json_schema_extra={"pattern": "^grp_[a-z][a-z0-9]{0,15}_[0-9a-f]{32}$"},
+    ),
+]
+
 
 @dataclass(frozen=True, slots=True)
 class Words:
@@ -89,10 +106,18 @@ def add_write(router: APIRouter, write: Write[Any], words: Words) -> None:
     async def on_coupon(request: Request, coupon: CouponId) -> Response:
         return as_response(await write.answer(service_of(request), call_of(request), coupon))
 
+    async def on_purse(request: Request, purse: PurseId) -> Response:
+        return as_response(await write.answer(service_of(request), call_of(request), purse))
+
+    async def on_group(request: Request, group: GroupId) -> Response:
+        return as_response(await write.answer(service_of(request), call_of(request), group))
+
     endpoints: dict[str | None, Callable[..., Any]] = {
         None: bare,
         "cmp": on_campaign,
         "cpn": on_coupon,
+        "prs": on_purse,
+        "grp": on_group,
     }
     router.add_api_route(
         write.route,
