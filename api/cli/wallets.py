@@ -35,6 +35,7 @@ def sandbox(
     host: Annotated[
         str, typer.Option(metavar="ADDRESS", help="Address to listen on.")
     ] = "127.0.0.1",
+    quiet: Annotated[bool, typer.Option("--quiet", help="Do not tell the address.")] = False,
     spoil: Annotated[
         str | None,
         typer.Option(
@@ -79,7 +80,8 @@ def sandbox(
     def on_up(found: int) -> None:
         url = f"http://{f'[{host}]' if ':' in host else host}:{found}"
         _write(address, url)
-        print(f"The sandbox operator listens on {url}", flush=True)
+        if not quiet:
+            print(f"The sandbox operator listens on {url}", flush=True)
 
     try:
         run(

@@ -51,7 +51,9 @@ BATCH: Final = 64
 OPENED_MAX: Final = 200_000
 """Wallets remembered as open, some tens of megabytes; the rest is asked again."""
 
-IDLE_POLL_S: Final = 0.1
+IDLE_POLL_S: Final = (0.05, 0.5)
+"""First and longest pause between two looks at an idle book."""
+
 STANDBY_POLL_S: Final = 1.0
 RECONNECT_S: Final = (0.1, 5.0)
 
@@ -136,14 +138,17 @@ class Dispatcher:
         self._hold()
         return self.follow() + self.dispatch() + self.tell()
 
-    def run(self, stop: threading.Event, poll_s: float = IDLE_POLL_S) -> None:
+    def run(self, stop: threading.Event) -> None:
         """Dispatch until `stop` is set, then let the lease go; waits out whatever passes."""
-        pause_s = RECONNECT_S[0]
+        pause_s, idle_s = RECONNECT_S[0], IDLE_POLL_S[0]
         try:
             while not stop.is_set():
                 try:
-                    if not self.run_once():
-                        stop.wait(poll_s)
+                    if self.run_once():
+                        idle_s = IDLE_POLL_S[0]
+                    else:
+                        stop.wait(idle_s)
+                        idle_s = min(idle_s * 2, IDLE_POLL_S[1])
                     pause_s = RECONNECT_S[0]
                 except LeaseHeld:
                     stop.wait(STANDBY_POLL_S)
@@ -188,9 +193,9 @@ class Dispatcher:
         now = self._clock()
         if self._away_until is not None and now < self._away_until:
             return 0
-        rows = self.take(now)
-        if not rows:
+        if not self._something_is_ready(now):
             return 0
+        rows = self.take(now)
         results = self._loop.run(self._carry_out_all(rows))
         self.record(results)
         self._mind(results)
@@ -260,6 +265,11 @@ class Dispatcher:
             self.lease.fence(curs)
             yield curs
         self._renewed_at = time.monotonic()
+
+    def _something_is_ready(self, now: datetime) -> bool:
+        """Look without the lease's row, which costs a write: an idle book costs none."""
+        with self._datastore.transaction() as curs:
+            return bool(self.journal.ready(curs, self.operator.name, now, 1))
 
     async def _carry_out_all(self, rows: Sequence[Row]) -> list[Result]:
         steps = await asyncio.gather(*(self.carry_out(row) for row in rows))
