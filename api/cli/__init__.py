@@ -16,6 +16,7 @@ from api.cli import (
     fairness,
     migrating,
     projecting,
+    receipts,
     replaying,
     running,
     sweeping,
@@ -42,7 +43,17 @@ app = typer.Typer(
 
 for panel, commands in (
     ("Run", (running.run, running.demo)),
-    ("Prove", (replaying.replay, verifying.verify, wallets.reconcile, fairness.fairness)),
+    (
+        "Prove",
+        (
+            replaying.replay,
+            verifying.verify,
+            receipts.receipt,
+            receipts.check_receipt,
+            wallets.reconcile,
+            fairness.fairness,
+        ),
+    ),
     (
         "Single processes",
         (

@@ -16,7 +16,9 @@ from api.cli.options import AsJson, Books, Home
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
+    from api.settings import Settings
     from ledger.datastore import Datastore
+    from ledger.transparency.checkpoints import Checkpoint
     from ledger.verification import Finding
 
 LISTED: Final = 1_000
@@ -70,7 +72,7 @@ def verify(
     ] = True,
     as_json: AsJson = False,
 ) -> int:
-    """Verify the store: order, bytes, money, every rule, kept replies, projections.
+    """Verify the store: order, bytes, money, every rule, kept replies, log, projections.
 
     Reads every book from position 1 and judges each event again. A book may be written meanwhile;
     nothing in it is changed. Exit status: **0** nothing found, **1** findings, **2** could not
@@ -83,10 +85,12 @@ def verify(
     """
     report = Report()
     started = time.monotonic()
-    with stores.store(stores.load_settings(home)) as datastore:
+    settings = stores.load_settings(home)
+    with stores.store(settings) as datastore:
         books = stores.chosen_books(datastore, book)
         for one in books:
-            report.books.append(_verify_book(datastore, one, report))
+            head = _remembered(settings, one)
+            report.books.append(_verify_book(datastore, one, head, report))
         if projections:
             _verify_projections(datastore, books if book else None, report)
     report.seconds = round(time.monotonic() - started, 3)
@@ -98,12 +102,16 @@ def verify(
     return 0 if report.clean else 1
 
 
-def _verify_book(datastore: Datastore, book: str, report: Report) -> BookReport:
+def _verify_book(
+    datastore: Datastore, book: str, remembered: Checkpoint | None, report: Report
+) -> BookReport:
     from campaigns.event_types import MAPPER
     from campaigns.verification import Audit
     from ledger.history import History
+    from ledger.transparency.auditing import LogAudit
 
     history = History(datastore, book, MAPPER)
+    log = LogAudit(datastore, book)
     standing = history.standing()
     audit = Audit(book)
     started = time.monotonic()
@@ -111,12 +119,14 @@ def _verify_book(datastore: Datastore, book: str, report: Report) -> BookReport:
         one, rest = output.counted(advance)
         for entry in history.entries(0, standing.last):
             audit.feed(entry)
+            log.feed(entry)
             if audit.has_findings:
                 report.add(audit.take_findings())
             one()
         rest()
     audit.finish(standing)
     report.add(audit.take_findings())
+    report.add(log.finish(remembered))
     seconds = time.monotonic() - started
     with output.progress(f"{book}: kept replies", None, "replies") as advance:
         one, rest = output.counted(advance)
@@ -130,6 +140,15 @@ def _verify_book(datastore: Datastore, book: str, report: Report) -> BookReport:
         rest()
     rate = round(standing.last / seconds, 1) if seconds else 0.0
     return BookReport(book, standing.position, replies[book], round(seconds, 3), rate)
+
+
+def _remembered(settings: Settings, book: str) -> Checkpoint | None:
+    """Return the last head of a book that this home has signed."""
+    from api.transparency import memory_of
+    from ledger.transparency.checkpoints import Checkpoint
+
+    note = memory_of(settings.home, book).head()
+    return None if note is None else Checkpoint.parse(note.text)
 
 
 def _of_replies(history: Any, audit: Any, on_reply: Any) -> list[Finding]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from api.reference.markdown import code, document, table
 from campaigns.verification import RULE_CODES
 from ledger.reply_verification import REPLY_CODES
+from ledger.transparency.auditing import LOG_CODES
 from ledger.verification import BOOK_CODES
 
 _INTRO = """\
@@ -14,6 +15,7 @@ _INTRO = """\
 
 _BOOK = "These hold for any book, whatever its events mean (`ledger/verification.py`)."
 _REPLIES = "These tie kept replies and events together (`ledger/reply_verification.py`)."
+_LOG = "These tie the log and what was signed to the events (`ledger/transparency/auditing.py`)."
 _RULES = "These are the rules of campaigns and coupons, judged again (`campaigns/verification.py`)."
 _MODELS = """\
 The live rows of every projection are compared with a fresh fold, row for row
@@ -27,6 +29,7 @@ def page() -> str:
         _INTRO,
         *("## The book", _BOOK, _codes(BOOK_CODES)),
         *("## The kept replies", _REPLIES, _codes(REPLY_CODES)),
+        *("## The log", _LOG, _codes(LOG_CODES)),
         *("## The rules", _RULES, _codes(RULE_CODES)),
         *("## The projections", _MODELS),
     )
