@@ -158,6 +158,23 @@ def reply(
     }
 
 
+def replies(
+    successes: Iterable[tuple[int, type[msgspec.Struct], Any]], *headers: str
+) -> dict[int | str, dict[str, Any]]:
+    """Return the responses of several successes; those of one status are one of several forms."""
+    found: dict[int | str, dict[str, Any]] = {}
+    for status, struct, example in successes:
+        [said] = reply(status, struct, example, *headers).values()
+        known = found.setdefault(status, said)
+        if known is said:
+            continue
+        content, other = (each["content"]["application/json"] for each in (known, said))
+        one_of = content["schema"].get("anyOf", [content["schema"]])
+        content["schema"] = {"anyOf": [*one_of, other["schema"]]}
+        known["description"] += f" {said['description']}"
+    return found
+
+
 def body(model: type[BaseModel], example: Any, *, required: bool = True) -> dict[str, Any]:
     """Return the request body's part of an operation."""
     content = {"schema": {"$ref": _REF + model.__name__}, "example": example}

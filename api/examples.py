@@ -82,6 +82,100 @@ def coupon() -> dict[str, Any]:
     }
 
 
+PACKET: Final = "pkt_main_2b1f0a7e5d3c5e8f9a6b4c2d1e0f9a8b"
+PAYMENT_ID: Final = "pay_main_91c7d0c8a6f15b0e8f2d3c4b5a697887"
+REFUND_ID: Final = "rfd_main_5f4e3d2c1b0a59687f6e5d4c3b2a1908"
+
+
+def packet() -> dict[str, Any]:
+    """Return a packet just claimed."""
+    return {
+        "packet": PACKET,
+        "campaign": CAMPAIGN,
+        "n": 1,
+        "state": "held",
+        "amount": money(20_000),
+        "balance": money(20_000),
+        "valid_from": "2026-05-01T02:00:00Z",
+        "valid_until": "2026-05-10T16:00:00Z",
+        "claimed_at": "2026-05-01T02:00:00.184213Z",
+    }
+
+
+PAYMENT: Final = {"order": "2026-0501-000018", "total": money(25_000), "shop": "haitang-3f"}
+PAID: Final = {
+    "payment": PAYMENT_ID,
+    "packet": PACKET,
+    "campaign": CAMPAIGN,
+    "merchant": "duty-free-haitang",
+    "order": PAYMENT["order"],
+    "total": money(25_000),
+    "from_packet": money(20_000),
+    "payable": money(5_000),
+    "paid_at": "2026-05-02T07:11:42.000815Z",
+}
+PAYMENT_REFUND: Final = {
+    "order": PAYMENT["order"],
+    "amount": money(8_000),
+    "reason": "one of three items came back",
+}
+PAYMENT_REFUNDED: Final = {
+    "refund": REFUND_ID,
+    "payment": PAYMENT_ID,
+    "packet": PACKET,
+    "campaign": CAMPAIGN,
+    "merchant": "duty-free-haitang",
+    "order": PAYMENT["order"],
+    "refunded": money(8_000),
+    "to_own": money(5_000),
+    "to_packet": money(3_000),
+    "reclaimed": money(0),
+    "refunded_at": "2026-05-03T03:40:09.551902Z",
+}
+WALLET_CLOSED: Final = {
+    "packet": PACKET,
+    "campaign": CAMPAIGN,
+    "state": "closed",
+    "returned": money(3_000),
+    "returned_to": "sponsor",
+    "ended_at": "2026-05-04T01:00:00.000102Z",
+}
+PACKET_VIEW: Final = {
+    "packet": PACKET,
+    "campaign": CAMPAIGN,
+    "state": "held",
+    "valid_from": "2026-05-01T02:00:00Z",
+    "valid_until": "2026-05-10T16:00:00Z",
+    "n": 1,
+    "amount": money(20_000),
+    "balance": money(3_000),
+    "payments": 1,
+    "claimed_at": "2026-05-01T02:00:00.184213Z",
+}
+MOVEMENT: Final = {
+    "kind": "paid",
+    "at": PAID["paid_at"],
+    "from_packet": money(20_000),
+    "own": money(5_000),
+    "merchant": "duty-free-haitang",
+    "shop": "haitang-3f",
+    "order": PAYMENT["order"],
+    "payment": PAYMENT_ID,
+}
+STATEMENT: Final = {
+    "packet": PACKET,
+    "items": [
+        {
+            "kind": "claimed",
+            "at": "2026-05-01T02:00:00.184213Z",
+            "from_packet": money(20_000),
+            "balance": money(20_000),
+        },
+        {**MOVEMENT, "balance": money(0)},
+    ],
+    "next": None,
+}
+
 ENTRY: Final = {
     "coupon": COUPON,
     "campaign": CAMPAIGN,

@@ -34,6 +34,13 @@ from api.fairness import FairnessReport
 from api.transparency import LogView
 from api.views import VIEWS
 from campaigns.campaign import PER_PERSON_MAX
+from campaigns.packets.replies import (
+    PacketEndingReply,
+    PacketReply,
+    PaymentRefundReply,
+    PaymentReply,
+)
+from campaigns.packets.terms import TIERS_MAX
 from campaigns.replies import (
     CampaignReply,
     CouponReply,
@@ -46,7 +53,8 @@ from ledger.money import MINOR_MAX
 
 QUOTA_MAX: Final = 1_000_000_000
 """Most coupons of one campaign; a province's year is 12 million."""
-MERCHANTS_MAX: Final = 1_000
+MERCHANTS_MAX: Final = 5_000
+"""Most merchants that a campaign names; a city's packets were taken by 3,389."""
 LOTTERY_SECONDS_MAX: Final = 30 * 24 * 3600
 """Longest time that a lottery takes entries: registrations of provinces last days, not months."""
 ROOM_RATE_MAX: Final = 1_000_000
@@ -220,6 +228,69 @@ class CouponTermsBody(Body):
         return self
 
 
+PacketCount = Annotated[StrictInt, Field(ge=1, le=QUOTA_MAX)]
+
+
+class TierBody(Body):
+    """So many packets of one amount."""
+
+    amount: MoneyBody
+    count: PacketCount
+
+
+class SplitBody(Body):
+    """A sum that is split into so many packets of random amounts (拼手气), a fen each at least."""
+
+    total: MoneyBody
+    count: PacketCount
+
+    @model_validator(mode="after")
+    def _a_fen_each(self) -> Self:
+        if self.total.amount_minor < self.count:
+            raise PydanticCustomError(
+                "split_too_small", "Each packet of a split sum holds a minor unit at least."
+            )
+        return self
+
+
+class PacketTermsBody(Body):
+    """What a packet holds: one amount, an amount of a tier, or a share of a sum."""
+
+    amount: MoneyBody | None = None
+    tiers: Annotated[list[TierBody], Field(min_length=1, max_length=TIERS_MAX)] | None = None
+    split: SplitBody | None = None
+    refund_order: Literal["own_first", "packet_first"] = Field(
+        "own_first", description="Whose money comes back first when a payment is refunded in part."
+    )
+    leftover: Literal["sponsor", "next_round"] = Field(
+        "sponsor", description="Where money goes that packets give back."
+    )
+    next_round: Annotated[StrictStr, Field(max_length=64)] | None = Field(
+        None, description="The id of the campaign that leftovers go to."
+    )
+
+    @model_validator(mode="after")
+    def _says_one_thing(self) -> Self:
+        if sum(each is not None for each in (self.amount, self.tiers, self.split)) != 1:
+            raise PydanticCustomError(
+                "one_kind_of_amount", "A packet has an amount, tiers or a split, and one of them."
+            )
+        if (self.leftover == "next_round") != (self.next_round is not None):
+            raise PydanticCustomError(
+                "next_round_mismatch", "Leftovers to the next round, and only they, name it."
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _tiers_differ(self) -> Self:
+        amounts = [tier.amount for tier in self.tiers or ()]
+        if len({amount.currency for amount in amounts}) > 1:
+            raise PydanticCustomError("mixed_currencies", "Tiers are in one currency.")
+        if len({amount.amount_minor for amount in amounts}) < len(amounts):
+            raise PydanticCustomError("repeated", "Each tier has an amount of its own.")
+        return self
+
+
 class IntakeBody(Body):
     """How claims are taken in: first come, through a waiting room, or drawn by lot (摇号)."""
 
@@ -253,7 +324,8 @@ class DraftBody(Body):
     name: Name
     sponsor: Slug
     book: BookName | None = None
-    coupon: CouponTermsBody
+    coupon: CouponTermsBody | None = None
+    packet: PacketTermsBody | None = None
     per_person_limit: Annotated[StrictInt, Field(ge=1, le=PER_PERSON_MAX)] = 1
     claim_window: WindowBody
     validity_window: WindowBody
@@ -274,6 +346,26 @@ class DraftBody(Body):
         if self.claim_window.until > self.validity_window.until:
             raise PydanticCustomError(
                 "claim_after_validity", "Claiming must not go on after the validity has ended."
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _gives_one_thing(self) -> Self:
+        if (self.coupon is None) == (self.packet is None):
+            raise PydanticCustomError(
+                "coupon_or_packet", "A campaign gives coupons or packets: `coupon` or `packet`."
+            )
+        if self.packet is None:
+            return self
+        if self.merchants is None:
+            raise PydanticCustomError(
+                "merchants_missing", "Packets are spent at designated merchants: name them."
+            )
+        if self.restock:
+            raise PydanticCustomError("restock_without_use", "Packets do not go back to stock.")
+        if self.intake is not None and self.intake.kind == "lottery":
+            raise PydanticCustomError(
+                "lottery_of_packets", "An intake of the kind lottery is for coupons."
             )
         return self
 
@@ -316,6 +408,22 @@ class RefundBody(Body):
     """The order that was returned."""
 
     order: OrderNumber
+    reason: Reason = "returned"
+
+
+class PaymentBody(Body):
+    """An order that is paid from a packet, as far as that goes."""
+
+    order: OrderNumber
+    total: MoneyBody
+    shop: Slug | None = None
+
+
+class PaymentRefundBody(Body):
+    """What was returned of an order: an amount, or all that was not given back yet."""
+
+    order: OrderNumber
+    amount: MoneyBody | None = None
     reason: Reason = "returned"
 
 
@@ -365,6 +473,10 @@ REPLIES: Final[tuple[type[msgspec.Struct], ...]] = (
     RedemptionReply,
     RefundReply,
     EndingReply,
+    PacketReply,
+    PaymentReply,
+    PaymentRefundReply,
+    PacketEndingReply,
     FairnessReport,
     *VIEWS,
     LogView,

@@ -16,20 +16,25 @@ from msgspec import UNSET, UnsetType
 from api.callers import Role
 from api.passes import Pass
 from campaigns.campaign import Intake, Terms
+from campaigns.packets.replies import packet_name, payment_name, refund_name
 from campaigns.replies import (
     CAMPAIGN_PREFIX,
     COUPON_PREFIX,
     Benefit,
     CouponReply,
+    PacketBenefit,
     ProposalReply,
     Window,
     benefit,
+    packet_benefit,
 )
 from campaigns.waiting import Place
 from ledger.books import Book, PublicId
 from ledger.money import Money
+from projections import packets
 from projections.campaign_figures import CampaignFigures
 from projections.merchant_balances import Balance, Redemption
+from projections.packets import HeldPacket, Movement, TillMovement
 from projections.wallets import HeldCoupon, Worth
 
 
@@ -48,6 +53,13 @@ class DrawView(msgspec.Struct, frozen=True):
     threshold: str | UnsetType | None = UNSET
 
 
+class SplitView(msgspec.Struct, frozen=True):
+    """What says which tier or share is the n-th: committed to at the opening, shown at the end."""
+
+    seed_commitment: str
+    seed: str | UnsetType = UNSET
+
+
 class CampaignView(msgspec.Struct, frozen=True):
     """A campaign. Quota, budget, version and proposal are there for operators and auditors."""
 
@@ -55,7 +67,7 @@ class CampaignView(msgspec.Struct, frozen=True):
     name: str
     sponsor: str
     state: str
-    coupon: Benefit
+    coupon: Benefit | UnsetType
     per_person_limit: int
     claim_window: Window
     validity_window: Window
@@ -64,6 +76,8 @@ class CampaignView(msgspec.Struct, frozen=True):
     restock: bool
     intake: Intake | UnsetType = UNSET
     draw: DrawView | UnsetType = UNSET
+    packet: PacketBenefit | UnsetType = UNSET
+    split: SplitView | UnsetType = UNSET
     version: int | UnsetType = UNSET
     quota: int | UnsetType = UNSET
     budget: Money | UnsetType = UNSET
@@ -94,14 +108,37 @@ class CouponFigures(msgspec.Struct, frozen=True):
     drawn: int
 
 
+class PacketFigures(msgspec.Struct, frozen=True):
+    """How many packets there are: `claimed` ever, `held` now, and how they ended.
+
+    `payments` and `refunds` are counted ever, and `paid` and `refunded` are their money.
+    """
+
+    claimed: int
+    held: int
+    expired: int
+    wallets_closed: int
+    payments: int
+    refunds: int
+    paid: Money
+    refunded: Money
+
+
 class MoneyFigures(msgspec.Struct, frozen=True):
-    """Where the money is: funded = pot + held + spent + reclaimed."""
+    """Where the money is: funded = pot + held + spent + reclaimed.
+
+    Of packets also + `purses` + `rolled_over`: what is sent to groups, and what went into the next
+    round. `rolled_in` is the part of the funds that came from the round before.
+    """
 
     funded: Money
     pot: Money
     held: Money
     spent: Money
     reclaimed: Money
+    purses: Money | UnsetType = UNSET
+    rolled_over: Money | UnsetType = UNSET
+    rolled_in: Money | UnsetType = UNSET
 
 
 class FiguresView(msgspec.Struct, frozen=True):
@@ -111,9 +148,10 @@ class FiguresView(msgspec.Struct, frozen=True):
     state: str
     quota: int
     budget: Money
-    coupons: CouponFigures
+    coupons: CouponFigures | UnsetType
     money: MoneyFigures
     position: int
+    packets: PacketFigures | UnsetType = UNSET
 
 
 class CouponView(CouponReply, frozen=True):
@@ -141,13 +179,20 @@ class WalletPage(msgspec.Struct, frozen=True):
 
 
 class BalanceView(msgspec.Struct, frozen=True):
-    """What a merchant earned in one book and currency: redeemed less refunded."""
+    """What a merchant earned in one book and currency.
+
+    Redeemed less refunded, and what packets paid less what was given back of that.
+    """
 
     book: str
     redemptions: int
     refunds: int
     redeemed: Money
     refunded: Money
+    payments: int
+    payment_refunds: int
+    paid: Money
+    paid_back: Money
     balance: Money
 
 
@@ -173,6 +218,66 @@ class RedemptionPage(msgspec.Struct, frozen=True):
     """A merchant's redemptions, the newest first."""
 
     items: list[RedemptionView]
+    next: str | None
+
+
+class PacketView(msgspec.Struct, frozen=True):
+    """A packet. What it held and holds is there for its holder, operators and auditors."""
+
+    packet: str
+    campaign: str
+    state: str
+    valid_from: datetime
+    valid_until: datetime
+    n: int | UnsetType = UNSET
+    amount: Money | UnsetType = UNSET
+    balance: Money | UnsetType = UNSET
+    payments: int | UnsetType = UNSET
+    claimed_at: datetime | UnsetType = UNSET
+
+
+class PacketPage(msgspec.Struct, frozen=True):
+    """A person's packets, the newest first, and what is in all that can be spent."""
+
+    items: list[PacketView]
+    worth: list[WorthView]
+    next: str | None
+
+
+class MovementView(msgspec.Struct, frozen=True):
+    """A movement of a packet's money.
+
+    Of a payment, `from_packet` is what the packet paid and `own` what the payer added; of a refund,
+    they are what came back, `reclaimed` instead of `from_packet` where the packet had ended.
+    `balance` is what was in the packet then; merchants do not see it.
+    """
+
+    kind: str
+    at: datetime
+    from_packet: Money
+    own: Money | UnsetType = UNSET
+    reclaimed: Money | UnsetType = UNSET
+    merchant: str | UnsetType = UNSET
+    shop: str | UnsetType = UNSET
+    order: str | UnsetType = UNSET
+    payment: str | UnsetType = UNSET
+    refund: str | UnsetType = UNSET
+    balance: Money | UnsetType = UNSET
+    packet: str | UnsetType = UNSET
+
+
+class StatementView(msgspec.Struct, frozen=True):
+    """A packet's movements in order; for a merchant, those at its own tills."""
+
+    packet: str
+    items: list[MovementView]
+    next: str | None
+
+
+class PaymentPage(msgspec.Struct, frozen=True):
+    """Payments at a merchant and their refunds, the newest first."""
+
+    items: list[MovementView]
     next: str | None
 
 
@@ -272,6 +377,10 @@ VIEWS: tuple[type[msgspec.Struct], ...] = (
     WalletPage,
     BalancePage,
     RedemptionPage,
+    PacketView,
+    PacketPage,
+    StatementView,
+    PaymentPage,
     EventPage,
     HeadView,
     PlaceView,
@@ -301,6 +410,8 @@ def campaign_view(row: CampaignFigures, role: Role) -> CampaignView:
         restock=terms.restock,
         intake=terms.intake or UNSET,
         draw=UNSET if row.draw is None else msgspec.convert(row.draw, DrawView),
+        packet=packet_benefit(Book(row.book), terms),
+        split=UNSET if row.split is None else msgspec.convert(row.split, SplitView),
     )
     if role not in STAFF:
         return view
@@ -322,6 +433,7 @@ def _proposal(row: CampaignFigures) -> ProposalReply | None:
 
 def figures_view(row: CampaignFigures) -> FiguresView:
     """Return a campaign's figures."""
+    is_of_packets = row.terms["kind"] == "packet"
 
     def money(amount_minor: int) -> Money:
         return Money(amount_minor, row.currency)
@@ -331,25 +443,46 @@ def figures_view(row: CampaignFigures) -> FiguresView:
         state=row.state,
         quota=row.quota,
         budget=money(row.budget_minor),
-        coupons=CouponFigures(
-            claimed=row.claimed,
-            held=row.held,
-            redeemed=row.redeemed,
-            refunded=row.refunded,
-            expired=row.expired,
-            voided=row.voided,
-            reclaimed=row.reclaimed,
-            entered=row.entered,
-            drawn=row.drawn,
-        ),
+        coupons=UNSET if is_of_packets else _coupon_figures(row),
         money=MoneyFigures(
             funded=money(row.funded_minor),
             pot=money(row.pot_minor),
             held=money(row.held_minor),
             spent=money(row.spent_minor),
             reclaimed=money(row.reclaimed_minor),
+            purses=money(row.purses_minor) if is_of_packets else UNSET,
+            rolled_over=money(row.rolled_minor) if is_of_packets else UNSET,
+            rolled_in=money(row.rolled_in_minor) if row.rolled_in_minor else UNSET,
         ),
         position=row.position,
+        packets=_packet_figures(row) if is_of_packets else UNSET,
+    )
+
+
+def _coupon_figures(row: CampaignFigures) -> CouponFigures:
+    return CouponFigures(
+        claimed=row.claimed,
+        held=row.held,
+        redeemed=row.redeemed,
+        refunded=row.refunded,
+        expired=row.expired,
+        voided=row.voided,
+        reclaimed=row.reclaimed,
+        entered=row.entered,
+        drawn=row.drawn,
+    )
+
+
+def _packet_figures(row: CampaignFigures) -> PacketFigures:
+    return PacketFigures(
+        claimed=row.claimed,
+        held=row.held,
+        expired=row.expired,
+        wallets_closed=row.wallets_closed,
+        payments=row.paid,
+        refunds=row.refunded,
+        paid=Money(row.paid_minor, row.currency),
+        refunded=Money(row.refunded_minor, row.currency),
     )
 
 
@@ -372,7 +505,7 @@ def coupon_view(row: HeldCoupon, *, with_redemption: bool) -> CouponView:
     )
 
 
-def worth_view(worth: Worth) -> WorthView:
+def worth_view(worth: Worth | packets.Worth) -> WorthView:
     """Return what is held in one currency."""
     currency, count, amount_minor = worth
     return WorthView(count, amount_minor, currency)
@@ -386,6 +519,10 @@ def balance_view(row: Balance) -> BalanceView:
         refunds=row.refunded_count,
         redeemed=Money(row.redeemed_minor, row.currency),
         refunded=Money(row.refunded_minor, row.currency),
+        payments=row.paid_count,
+        payment_refunds=row.paid_back_count,
+        paid=Money(row.paid_minor, row.currency),
+        paid_back=Money(row.paid_back_minor, row.currency),
         balance=Money(row.balance_minor, row.currency),
     )
 
@@ -399,6 +536,57 @@ def redemption_view(row: Redemption) -> RedemptionView:
         discount=Money(row.discount_minor, row.currency),
         redeemed_at=row.redeemed_at,
         refunded_at=row.refunded_at,
+    )
+
+
+def packet_view(row: HeldPacket, *, with_money: bool) -> PacketView:
+    """Return a packet, with or without what is in it."""
+    view = PacketView(
+        packet=packet_name(Book(row.book), row.packet),
+        campaign=_campaign(row.book, row.campaign),
+        state=row.shown,
+        valid_from=row.valid_from,
+        valid_until=row.valid_until,
+    )
+    if not with_money:
+        return view
+    return msgspec.structs.replace(
+        view,
+        n=row.n,
+        amount=Money(row.amount_minor, row.currency),
+        balance=Money(row.balance_minor, row.currency),
+        payments=row.payments,
+        claimed_at=row.claimed_at,
+    )
+
+
+def movement_view(row: Movement) -> MovementView:
+    """Return a movement as the packet's holder sees it."""
+    view = till_view(row)
+    return msgspec.structs.replace(
+        view, balance=Money(row.balance_minor, row.currency), packet=UNSET
+    )
+
+
+def till_view(row: Movement | TillMovement) -> MovementView:
+    """Return a movement as its merchant sees it."""
+
+    def money(amount_minor: int) -> Money:
+        return Money(abs(amount_minor), row.currency)
+
+    book = Book(row.book)
+    return MovementView(
+        kind=row.kind,
+        at=row.at,
+        from_packet=money(row.packet_minor),
+        own=UNSET if row.merchant is None else money(row.own_minor),
+        reclaimed=money(row.reclaimed_minor) if row.kind == "refunded" else UNSET,
+        merchant=row.merchant or UNSET,
+        shop=row.shop or UNSET,
+        order=row.order_no or UNSET,
+        payment=UNSET if row.payment is None else payment_name(book, row.payment),
+        refund=UNSET if row.refund is None else refund_name(book, row.refund),
+        packet=packet_name(book, row.packet),
     )
 
 

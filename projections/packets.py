@@ -356,6 +356,13 @@ class TillCursor(NamedTuple):
     version: int
 
 
+class StatementCursor(NamedTuple):
+    """The place after a movement in a packet's statement."""
+
+    book: str
+    version: int
+
+
 class Worth(NamedTuple):
     """How many packets with money in them a person has in a currency, and how much that is."""
 
@@ -476,6 +483,11 @@ def statement_at(
     """Return what a packet paid one merchant and got back there, in order, after a version."""
     curs.execute(_AT_MERCHANT, (packet_uuid, book, merchant, after, limit))
     return [TillMovement._make(row) for row in curs.fetchall()]
+
+
+def statement_cursor_of(movement: Movement | TillMovement) -> StatementCursor:
+    """Return the cursor for what comes after a movement in its packet's statement."""
+    return StatementCursor(movement.book, movement.version)
 
 
 def payments_at(

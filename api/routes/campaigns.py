@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from datetime import timedelta
 from typing import Annotated, Any, Final, Literal
+from uuid import UUID
 
 from fastapi import APIRouter, Query, Request, Response
 
@@ -13,7 +14,16 @@ from api.errors import FieldError, Problem, not_found
 from api.paging import Page, page_of, read_cursor
 from api.routes.ordinary import CampaignId, Words, add_write
 from api.routes.reading import Anybody, Staff, as_json, public_id_of, read_docs, shown
-from api.schemas import ApprovalBody, BudgetBody, DraftBody, EmptyBody, FundingBody, ReasonBody
+from api.schemas import (
+    ApprovalBody,
+    BudgetBody,
+    DraftBody,
+    EmptyBody,
+    FundingBody,
+    MoneyBody,
+    PacketTermsBody,
+    ReasonBody,
+)
 from api.service import Service
 from api.views import (
     STAFF,
@@ -23,9 +33,11 @@ from api.views import (
     campaign_view,
     figures_view,
 )
-from api.writes import Order, Write
+from api.writes import Order, Write, public_id
 from campaigns import commands
 from campaigns.campaign import Intake, Terms
+from campaigns.packets.replies import PacketReply
+from campaigns.packets.terms import PacketTerms, Split, Tier
 from campaigns.replies import CAMPAIGN_PREFIX, CampaignReply, CouponReply, EntryReply
 from ledger.books import Book, PublicId
 from ledger.money import Money
@@ -52,23 +64,13 @@ def _draft(order: Order[DraftBody], service: Service) -> Command:
     if book not in service.writers:
         raise invalid_body([FieldError("book", "unknown_book", "This server has no such book.")])
     campaign = commands.campaign_id(book, order.caller.actor, order.key)
-    return book, commands.DraftCampaign(book, campaign, body.name, body.sponsor, _terms(body))
+    return book, commands.DraftCampaign(book, campaign, body.name, body.sponsor, _terms(book, body))
 
 
-def _terms(body: DraftBody) -> Terms:
-    coupon = body.coupon
-    threshold = coupon.threshold or coupon.face
-    if threshold.currency != coupon.face.currency:
-        raise Problem(
-            "unit_mismatch",
-            "The threshold is in another currency than the face value.",
-            facts={"currency": coupon.face.currency},
-        )
+def _terms(book: Book, body: DraftBody) -> Terms:
+    given = _packet_terms(book, body.packet) if body.packet is not None else _coupon_terms(body)
     return Terms(
-        kind=coupon.kind,
-        face_minor=coupon.face.amount_minor,
-        threshold_minor=threshold.amount_minor,
-        currency=coupon.face.currency,
+        **given,
         per_person_limit=body.per_person_limit,
         claim_from=body.claim_window.start,
         claim_until=body.claim_window.until,
@@ -79,6 +81,67 @@ def _terms(body: DraftBody) -> Terms:
         restock=body.restock,
         intake=_intake(body),
     )
+
+
+def _coupon_terms(body: DraftBody) -> dict[str, Any]:
+    coupon = body.coupon
+    assert coupon is not None, "a campaign gives coupons or packets"
+    threshold = coupon.threshold or coupon.face
+    if threshold.currency != coupon.face.currency:
+        raise Problem(
+            "unit_mismatch",
+            "The threshold is in another currency than the face value.",
+            facts={"currency": coupon.face.currency},
+        )
+    return {
+        "kind": coupon.kind,
+        "face_minor": coupon.face.amount_minor,
+        "threshold_minor": threshold.amount_minor,
+        "currency": coupon.face.currency,
+    }
+
+
+def _packet_terms(book: Book, body: PacketTermsBody) -> dict[str, Any]:
+    tiers = tuple(Tier(each.amount.amount_minor, each.count) for each in body.tiers or ())
+    split = None
+    if body.split is not None:
+        split = Split(body.split.total.amount_minor, body.split.count)
+    packet = PacketTerms(
+        tiers=tiers,
+        split=split,
+        refund_order=body.refund_order,
+        leftover=body.leftover,
+        next_round=_next_round(book, body),
+    )
+    first = _first_amount(body)
+    face_minor = packet.least_minor if packet.is_seeded else first.amount_minor
+    return {
+        "kind": "packet",
+        "face_minor": face_minor,
+        "threshold_minor": face_minor,
+        "currency": first.currency,
+        "packet": packet,
+    }
+
+
+def _first_amount(body: PacketTermsBody) -> MoneyBody:
+    """Return an amount in the currency that all of them have."""
+    if body.split is not None:
+        return body.split.total
+    first = body.tiers[0].amount if body.tiers else body.amount
+    assert first is not None, "a packet has an amount, tiers or a split"
+    return first
+
+
+def _next_round(book: Book, body: PacketTermsBody) -> UUID | None:
+    if body.next_round is None:
+        return None
+    found = public_id(body.next_round, CAMPAIGN_PREFIX)
+    if found is None or found.book != book:
+        raise invalid_body(
+            [FieldError("packet.next_round", "unknown_campaign", "This book has no such campaign.")]
+        )
+    return found.uuid
 
 
 def _intake(body: DraftBody) -> Intake | None:
@@ -145,9 +208,10 @@ def _close(order: Order[ReasonBody], _service: Service) -> Command:
     return target.book, commands.CloseCampaign(target.book, target.uuid, order.body.reason)
 
 
-def _claim(order: Order[EmptyBody], _service: Service) -> Command:
+def _claim(order: Order[EmptyBody], service: Service) -> Command:
     target = _target(order)
-    return target.book, commands.ClaimCoupon(target.book, target.uuid, order.caller.person)
+    key = service.settings.draw_secret
+    return target.book, commands.ClaimCoupon(target.book, target.uuid, order.caller.person, key)
 
 
 _ONE: Final = "/v1/campaigns/{campaign}"
@@ -237,13 +301,16 @@ _WORDS: Final[tuple[tuple[Write[Any], Words], ...]] = (
     (
         CLAIM,
         Words(
-            "Claim a coupon, or enter the draw for one",
+            "Claim a coupon or a packet, or enter the draw for a coupon",
             "claim",
             "claimed",
             CouponReply,
             {},
             examples.coupon(),
-            ("entered", EntryReply, examples.ENTRY),
+            (
+                ("claimed", PacketReply, examples.packet()),
+                ("entered", EntryReply, examples.ENTRY),
+            ),
         ),
     ),
 )

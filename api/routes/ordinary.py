@@ -48,6 +48,17 @@ GroupId = Annotated[
         json_schema_extra={"pattern": "^grp_[a-z][a-z0-9]{0,15}_[0-9a-f]{32}$"},
     ),
 ]
+PacketId = Annotated[
+    str,
+    Path(
+        description="A packet's id.",
+        examples=["pkt_main_2b1f0a7e5d3c5e8f9a6b4c2d1e0f9a8b"],
+        json_schema_extra={"pattern": "^pkt_[a-z][a-z0-9]{0,15}_[0-9a-f]{32}$"},
+    ),
+]
+
+Success = tuple[str, type[msgspec.Struct], Any]
+"""The code of a success, its reply and an example."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,14 +73,13 @@ class Words:
     reply: type[msgspec.Struct]
     example: Any
     reply_example: Any
-    otherwise: tuple[str, type[msgspec.Struct], Any] | None = None
-    """Another success that there may be: its code, its reply and an example."""
+    otherwise: tuple[Success, ...] = ()
+    """Other successes that there may be."""
 
     @property
-    def successes(self) -> list[tuple[str, type[msgspec.Struct], Any]]:
-        """Every success: its code, its reply and an example."""
-        usual = (self.happened, self.reply, self.reply_example)
-        return [usual] if self.otherwise is None else [usual, self.otherwise]
+    def successes(self) -> list[Success]:
+        """Every success."""
+        return [(self.happened, self.reply, self.reply_example), *self.otherwise]
 
 
 def service_of(request: Request) -> Service:
@@ -112,6 +122,9 @@ def add_write(router: APIRouter, write: Write[Any], words: Words) -> None:
     async def on_group(request: Request, group: GroupId) -> Response:
         return as_response(await write.answer(service_of(request), call_of(request), group))
 
+    async def on_packet(request: Request, packet: PacketId) -> Response:
+        return as_response(await write.answer(service_of(request), call_of(request), packet))
+
     endpoints: dict[str | None, Callable[..., Any]] = {
         None: bare,
         "cmp": on_campaign,
@@ -130,13 +143,11 @@ def add_write(router: APIRouter, write: Write[Any], words: Words) -> None:
         response_class=Response,
         responses={
             **documentation.problems(codes_of(words.rules)),
-            **{
-                status: response
-                for code, struct, example in words.successes
-                for status, response in documentation.reply(
-                    SUCCESS[code], struct, example, "Tidebook-Position", "Idempotency-Replayed"
-                ).items()
-            },
+            **documentation.replies(
+                [(SUCCESS[code], struct, example) for code, struct, example in words.successes],
+                "Tidebook-Position",
+                "Idempotency-Replayed",
+            ),
         },
         openapi_extra={
             **documentation.body(
