@@ -129,6 +129,7 @@ def add_write(router: APIRouter, write: Write[Any], words: Words) -> None:
         None: bare,
         "cmp": on_campaign,
         "cpn": on_coupon,
+        "pkt": on_packet,
         "prs": on_purse,
         "grp": on_group,
     }
