@@ -11,13 +11,13 @@ from msgspec import UNSET, UnsetType
 from campaigns.groups.group import Group, Taken
 from campaigns.groups.purse import Purse
 from campaigns.packets.packet import Packet
-from campaigns.replies import CAMPAIGN_PREFIX
+from campaigns.replies import CAMPAIGN_PREFIX, PACKET_PREFIX
 from ledger.books import Book, PublicId
 from ledger.money import Money
 
 PURSE_PREFIX: Final = "prs"
 GROUP_PREFIX: Final = "grp"
-SHARE_PREFIX: Final = "pkt"
+SHARE_PREFIX: Final = PACKET_PREFIX
 """A share is a packet."""
 
 
