@@ -93,7 +93,7 @@ def test_commands_exist(name: str) -> None:
     """Every `tidebook` command is one that the program has, with the options that are named."""
     commands: dict[str, Any] = getattr(get_command(app), "commands", {})
     for word in page(name).code:
-        match = re.fullmatch(r"tidebook ([a-z]+)(.*)", word)
+        match = re.fullmatch(r"tidebook ([a-z-]+)(.*)", word)
         if match is None:
             continue
         assert match[1] in commands, word
