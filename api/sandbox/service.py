@@ -58,6 +58,7 @@ class Service:
     ) -> None:
         self.store = store
         self.faults = Faults()
+        self.under_way = 0
         self._signer = Signer(key)
         self._now = now
         self._sleep = sleep
@@ -65,6 +66,13 @@ class Service:
 
     async def handle(self, request: Request) -> Answer:
         """Answer one request."""
+        self.under_way += 1
+        try:
+            return await self._handle(request)
+        finally:
+            self.under_way -= 1
+
+    async def _handle(self, request: Request) -> Answer:
         if request.target == "/healthz":
             return Answer(200, b'{"status":"ok"}')
         question = request.headers.get(HEADER.lower(), "")

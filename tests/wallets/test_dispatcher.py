@@ -11,6 +11,7 @@ from typing import get_args
 import pytest
 
 from api.sandbox.faults import FaultKind
+from campaigns.packets.packet import PacketWalletClosed
 from campaigns.wallets.instructions import NEXT, State
 from tests.wallets.harness import FACE, Town
 
@@ -208,7 +209,8 @@ def test_a_credit_of_a_closed_wallet_is_never_spent(town: Town) -> None:
     town.claim(1)
     town.quiet(town.dispatcher())
     event = town.desk.events()[-1]
-    assert (event.TOPIC, event.amount_minor) == ("packet.wallet_closed", FACE)
+    assert isinstance(event, PacketWalletClosed)
+    assert event.amount_minor == FACE
     assert event.by.role == "dispatcher"
     assert town.balance(1) == 0
 

@@ -122,27 +122,35 @@ AT_THE_OPERATOR: dict[str, tuple[str, Counter[str]]] = {
         Counter(missing_there=1, statement_sum=1, balance=1),
     ),
     "a line of nobody's": (
-        "INSERT INTO entry SELECT NULL, 'main:99999', wallet, 'credit', 0, balance_minor,"
-        " currency, at FROM entry WHERE number = '{two}' ",
+        (
+            "INSERT INTO entry SELECT NULL, 'main:99999', wallet, 'credit', 0, balance_minor,"
+            " currency, at FROM entry WHERE number = '{two}' "
+        ),
         Counter(missing_here=1),
     ),
     "a line twice": (
-        "INSERT INTO entry SELECT NULL, number, wallet, kind, amount_minor,"
-        " balance_minor - amount_minor, currency, at FROM entry WHERE number = '{two}';"
-        "UPDATE wallet SET balance_minor = balance_minor - 300"
-        " WHERE wallet = (SELECT wallet FROM entry WHERE number = '{two}')",
+        (
+            "INSERT INTO entry SELECT NULL, number, wallet, kind, amount_minor,"
+            " balance_minor - amount_minor, currency, at FROM entry WHERE number = '{two}';"
+            "UPDATE wallet SET balance_minor = balance_minor - 300"
+            " WHERE wallet = (SELECT wallet FROM entry WHERE number = '{two}')"
+        ),
         Counter(doubled=1, balance=1),
     ),
     "another amount": (
-        "UPDATE entry SET amount_minor = amount_minor + 1, balance_minor = balance_minor - 1"
-        " WHERE number = '{two}';"
-        "UPDATE wallet SET balance_minor = balance_minor - 1"
-        " WHERE wallet = (SELECT wallet FROM entry WHERE number = '{two}')",
+        (
+            "UPDATE entry SET amount_minor = amount_minor + 1, balance_minor = balance_minor - 1"
+            " WHERE number = '{two}';"
+            "UPDATE wallet SET balance_minor = balance_minor - 1"
+            " WHERE wallet = (SELECT wallet FROM entry WHERE number = '{two}')"
+        ),
         Counter(other_amount=1, balance=1),
     ),
     "another balance": (
-        "UPDATE wallet SET balance_minor = balance_minor + 1"
-        " WHERE wallet = (SELECT wallet FROM entry WHERE number = '{two}')",
+        (
+            "UPDATE wallet SET balance_minor = balance_minor + 1"
+            " WHERE wallet = (SELECT wallet FROM entry WHERE number = '{two}')"
+        ),
         Counter(balance=2),
     ),
     "a line that does not add up": (
@@ -166,8 +174,10 @@ IN_THE_JOURNAL: dict[str, tuple[str, Counter[str]]] = {
         Counter(missing_here=1, not_ordered=1),
     ),
     "a row of no event": (
-        "INSERT INTO {table} SELECT book, 1, operator, wallet, packet, kind, amount_minor, currency,"
-        " 'done', NULL, 1, 0, ordered_at, due_at FROM {table} WHERE position = {two}",
+        (
+            "INSERT INTO {table} SELECT book, 1, operator, wallet, packet, kind, amount_minor,"
+            " currency, 'done', NULL, 1, 0, ordered_at, due_at FROM {table} WHERE position = {two}"
+        ),
         Counter(ordered_for_nothing=1, missing_there=1),
     ),
     "another amount": (
