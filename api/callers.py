@@ -20,6 +20,8 @@ ROLES: Final[tuple[Role, ...]] = get_args(Role)
 
 PSEUDONYM_BYTES: Final = 16
 DEVICE_BYTES: Final = 8
+PHONES: Final = b"tidebook phones 1"
+"""What the pseudonym key is applied to for the key of telephones' pseudonyms."""
 MERCHANT: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 PERSON: Final = re.compile(r"[0-9a-f]{32}")
 
@@ -64,6 +66,7 @@ class Pseudonyms:
 
     def __init__(self, key: bytes) -> None:
         self._mac = hmac.new(key, digestmod=hashlib.sha256)
+        self._phones = hmac.digest(key, PHONES, "sha256")
 
     def of(self, identity: str) -> str:
         """Return the pseudonym of an identity: 32 hex digits of HMAC-SHA256."""
@@ -72,6 +75,11 @@ class Pseudonyms:
     def device(self, name: str) -> bytes:
         """Return the mark of a device: 8 bytes that are the same whenever it names itself so."""
         return self._digest(b"device\0" + name.encode())[:DEVICE_BYTES]
+
+    def telephone(self, draw: str, number: str) -> str:
+        """Return the pseudonym of a telephone in one draw: elsewhere the number has another one."""
+        told = f"{draw}\0{number}".encode()
+        return hmac.digest(self._phones, told, "sha256")[:PSEUDONYM_BYTES].hex()
 
     def _digest(self, text: bytes) -> bytes:
         mac = self._mac.copy()

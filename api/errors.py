@@ -573,6 +573,18 @@ TABLE: Final[tuple[Trouble, ...]] = (
         "The draw promises more",
         "A public draw is funded for every seat: `quota` of them, worth `budget_minor`.",
     ),
+    Trouble(
+        "not_frozen",
+        409,
+        "The list is not frozen yet",
+        "It is published, with its root, after the registration has ended.",
+    ),
+    Trouble(
+        "list_away",
+        503,
+        "The list cannot be read here now",
+        "The list of this draw is not on this machine, or is being made again from the book.",
+    ),
     # --- the steps of a draw, asked for by the service itself ---------------------------------
     Trouble(
         "still_entering",

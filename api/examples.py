@@ -356,3 +356,201 @@ FAIRNESS: Final = {
     ],
     "spans_left_out": 59,
 }
+
+
+# A public draw
+
+ENTRY_ID: Final = "ent_main_5a0c6d3b1e7f5c2d9a4b8e6f7c1d2a3b"
+REGISTRATION: Final = {"phone": "+8613800000000", "region": "460000", "operator": "icbc"}
+REGISTERED: Final = {
+    "entry": ENTRY_ID,
+    "campaign": CAMPAIGN,
+    "state": "registered",
+    "index": 117_042,
+    "leaf": "5a0c6d3b1e7f5c2d9a4b8e6f7c1d2a3b00000001",
+    "entered_at": "2026-04-20T03:10:00.184213Z",
+    "draw_at": "2026-05-01T01:00:00Z",
+    "round": 28_264_612,
+}
+_CHAIN: Final = "52db9ba70e0cc0f6eaf7803dd07447a1f5477735fd3f661792ba94600c84e971"
+_HASH: Final = "9f" * 32
+_LIST: Final = {
+    "entries": 1_913_847,
+    "root": "3e" * 32,
+    "withdrawn": 2_112,
+    "withdrawn_sha256": _HASH,
+}
+PUBLIC_DRAW: Final = {
+    "campaign": CAMPAIGN,
+    "state": "frozen",
+    "registration": {"from": "2026-04-20T02:00:00Z", "until": "2026-04-30T10:00:00Z"},
+    "draw_at": "2026-05-01T01:00:00Z",
+    "beacon": {
+        "chain": _CHAIN,
+        "genesis": 1_692_803_367,
+        "period_s": 3,
+        "round": 28_264_612,
+        "emitted_at": "2026-05-01T01:00:00Z",
+    },
+    "tiers": [{"winners": 20_000, "amount": money(10_000)}],
+    "runners_up": 2_000,
+    "claim_s": 86_400,
+    "regions": ["460000"],
+    "operators": None,
+    "seed_commitment": "c4" * 32,
+    "refusal_key": "7b" * 32,
+    "list": {
+        **_LIST,
+        "announcement_sha256": "a1" * 32,
+        "frozen_at": "2026-04-30T10:00:01.002Z",
+    },
+}
+DRAW_ENTRY: Final = {
+    **REGISTERED,
+    "state": "won",
+    "won": {
+        "rank": 311,
+        "turn": 0,
+        "tier": 1,
+        "amount": money(10_000),
+        "claim_until": "2026-05-02T01:00:04Z",
+    },
+}
+ANNOUNCEMENT: Final = {
+    "format": "tidebook-draw/1",
+    "campaign": CAMPAIGN,
+    "name": DRAFT["name"],
+    "register_from": "2026-04-20T02:00:00Z",
+    "register_until": "2026-04-30T10:00:00Z",
+    "draw_at": "2026-05-01T01:00:00Z",
+    "beacon": {
+        "chain": _CHAIN,
+        "genesis": 1_692_803_367,
+        "period_s": 3,
+        "round": 28_264_612,
+    },
+    "seed_commitment": "c4" * 32,
+    "tiers": [{"amount_minor": 10_000, "winners": 20_000}],
+    "currency": "CNY",
+    "runners_up": 2_000,
+    "claim_s": 86_400,
+    "list": _LIST,
+}
+DRAW_PROOF: Final = {
+    "format": "tidebook-draw/1",
+    "index": 117_042,
+    "leaf": REGISTERED["leaf"],
+    "path": [_HASH] * 21,
+    "root": "3e" * 32,
+    "size": 1_913_847,
+}
+
+# Group packets: a purse of the same campaign, and a group that was sent from it
+
+PURSE_ID: Final = "prs_main_9d2b1c0e7a3f5d4e8b6c2a1f0e9d8c7b"
+GROUP_ID: Final = "grp_main_4e6f8a1b3c5d5e7f9a0b2c4d6e8f0a1b"
+SHARE_ID: Final = "pkt_main_5b7c9d1e3f405a6b8c9d0e1f2a3b4c5d"
+SENDER: Final = "b3d1f5a7c9e2048683a1c5e7092b4d6f"
+
+PURSE_BODY: Final = {"person": SENDER, "amount": money(100_000)}
+FILLING_BODY: Final = {"amount": money(100_000)}
+GROUP_BODY: Final = {
+    "kind": "random",
+    "shares": 8,
+    "total": money(20_000),
+    "salt": "7f3a" * 16,
+    "sender_may_take": False,
+}
+SHARE_BODY: Final = {"code": "k3ybqf7ph2mzx5wcnd4r"}
+
+
+def purse(balance_minor: int, *, proposed: bool = False) -> dict[str, Any]:
+    """Return the purse with what is in it."""
+    return {
+        "purse": PURSE_ID,
+        "campaign": CAMPAIGN,
+        "person": SENDER,
+        "version": 1 if proposed else 2,
+        "balance": money(balance_minor),
+        "next_seed_commitment": None if proposed else "5e" * 32,
+        "filling": {"amount": money(100_000), "proposed_by": PERSON} if proposed else None,
+    }
+
+
+GROUP_SENT: Final = {
+    "group": GROUP_ID,
+    "purse": PURSE_ID,
+    "campaign": CAMPAIGN,
+    "state": "open",
+    "kind": "random",
+    "shares": 8,
+    "total": money(20_000),
+    "left": money(80_000),
+    "salt": GROUP_BODY["salt"],
+    "seed_commitment": "5e" * 32,
+    "next_seed_commitment": "a1" * 32,
+    "funded_at": "2026-05-01T12:00:00Z",
+    "until": "2026-05-02T12:00:00Z",
+}
+SHARE_TAKEN: Final = {
+    "share": SHARE_ID,
+    "group": GROUP_ID,
+    "campaign": CAMPAIGN,
+    "index": 5,
+    "nth": 1,
+    "amount": money(3_141),
+    "valid_from": "2026-05-01T02:00:00Z",
+    "valid_until": "2026-05-10T16:00:00Z",
+    "taken_at": "2026-05-01T12:00:03.250117Z",
+    "kind": "random",
+    "shares": 8,
+    "total": money(20_000),
+    "salt": GROUP_BODY["salt"],
+    "seed_commitment": "5e" * 32,
+}
+PERSON_VIEW: Final = {"person": PERSON}
+PURSE_VIEW: Final = {
+    **{name: value for name, value in purse(80_000).items() if name != "version"},
+    "filled": money(100_000),
+    "returned": money(0),
+    "sent": money(20_000),
+    "emptied": money(0),
+    "version": 3,
+}
+TAKING: Final = {
+    "nth": 1,
+    "share": SHARE_ID,
+    "index": 5,
+    "amount": money(3_141),
+    "taken_at": SHARE_TAKEN["taken_at"],
+}
+GROUP_VIEW: Final = {
+    **{name: GROUP_SENT[name] for name in ("group", "purse", "campaign", "kind", "shares")},
+    **{name: GROUP_SENT[name] for name in ("total", "salt", "seed_commitment")},
+    **{name: GROUP_SENT[name] for name in ("funded_at", "until")},
+    "state": "closed",
+    "taken": 1,
+    "sender_may_take": False,
+    "mine": TAKING,
+    "returned": 7,
+    "returned_amount": money(16_859),
+    "seed": "c4" * 32,
+    "closed_at": "2026-05-02T12:00:01Z",
+    "takings": [TAKING],
+}
+GROUP_LISTED: Final = {
+    name: value for name, value in GROUP_VIEW.items() if name not in {"mine", "takings"}
+}
+GROUP_CODE: Final = {"group": GROUP_ID, "code": SHARE_BODY["code"]}
+GROUP_FIGURES: Final = {
+    "campaign": CAMPAIGN,
+    "groups": 1,
+    "filled": money(100_000),
+    "in_purses": money(96_859),
+    "emptied": money(0),
+    "sent": money(20_000),
+    "taken": money(3_141),
+    "returned": money(16_859),
+    "outstanding": money(0),
+    "position": 15_070,
+}

@@ -30,10 +30,16 @@ from pydantic_core import PydanticCustomError
 
 from api.callers import Role
 from api.currencies import CURRENCIES
+from api.drawviews import DRAW_VIEWS
 from api.fairness import FairnessReport
+from api.groupviews import GROUP_VIEWS
 from api.transparency import LogView
 from api.views import VIEWS
 from campaigns.campaign import PER_PERSON_MAX
+from campaigns.draws.replies import RegistrationReply
+from campaigns.draws.terms import CLAIM_S_MAX, DRAWN_MAX
+from campaigns.groups.group import MEMBERS_MAX, SALT_BYTES_MAX, SHARES_MAX
+from campaigns.groups.replies import GroupReply, PurseReply, ShareReply
 from campaigns.packets.replies import (
     PacketEndingReply,
     PacketReply,
@@ -155,8 +161,16 @@ Currency = Annotated[
 Name = Annotated[StrictStr, Field(min_length=1, max_length=120), AfterValidator(_plain_text)]
 Reason = Annotated[StrictStr, Field(min_length=1, max_length=200), AfterValidator(_plain_text)]
 Slug = Annotated[StrictStr, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")]
+PersonId = Annotated[
+    StrictStr,
+    Field(pattern=r"^[0-9a-f]{32}$", description="A person, as `GET /v1/person` names oneself."),
+]
 OrderNumber = Annotated[StrictStr, Field(pattern=r"^[!-~]([ -~]{0,62}[!-~])?$")]
 BookName = Annotated[StrictStr, Field(pattern=r"^[a-z][a-z0-9]{0,15}$")]
+Telephone = Annotated[
+    StrictStr,
+    Field(pattern=r"^\+[1-9][0-9]{6,14}$", description="With the country, as in E.164."),
+]
 Zone = Annotated[StrictStr, Field(max_length=64), AfterValidator(_zone)]
 Quota = Annotated[StrictInt, Field(ge=0, le=QUOTA_MAX)]
 BudgetMinor = Annotated[StrictInt, Field(ge=0, le=MINOR_MAX)]
@@ -318,6 +332,63 @@ class IntakeBody(Body):
         return self
 
 
+class ChainBody(Body):
+    """A public beacon: the name of its chain, the time of its first round, and its period."""
+
+    hash: Annotated[StrictStr, Field(pattern=r"^[0-9a-f]{64}$")]
+    genesis: Annotated[StrictInt, Field(ge=0, le=2**33, description="Seconds since 1970.")]
+    period_s: Annotated[StrictInt, Field(ge=1, le=86_400)]
+
+
+class SeatsBody(Body):
+    """A tier of a public draw: so many winners of one amount."""
+
+    winners: Annotated[StrictInt, Field(ge=1, le=DRAWN_MAX)]
+    amount: MoneyBody
+
+
+class PublicDrawBody(Body):
+    """A public draw (公开摇号): who may register when, which beacon decides, what is won."""
+
+    registration: WindowBody
+    draw_at: Instant = Field(
+        description="The beacon's first round that is emitted then or later decides."
+    )
+    chain: ChainBody | None = Field(None, description="Without one, drand's quicknet.")
+    tiers: Annotated[list[SeatsBody], Field(min_length=1, max_length=TIERS_MAX)]
+    runners_up: Annotated[StrictInt, Field(ge=0, le=DRAWN_MAX)] = 0
+    claim_s: Annotated[StrictInt, Field(ge=1, le=CLAIM_S_MAX)] = Field(
+        description="Seconds that winners have to claim, from the draw or from moving up."
+    )
+    regions: (
+        Annotated[
+            list[Slug], Field(min_length=1, max_length=MERCHANTS_MAX), AfterValidator(_no_twins)
+        ]
+        | None
+    ) = Field(None, description="Who may register, by region; without it everybody.")
+    operators: (
+        Annotated[
+            list[Slug], Field(min_length=1, max_length=MERCHANTS_MAX), AfterValidator(_no_twins)
+        ]
+        | None
+    ) = Field(None, description="Who may register, by the operator of the wallet.")
+
+
+class RegistrationBody(Body):
+    """Who registers for a public draw. The telephone is kept as a pseudonym only."""
+
+    phone: Telephone
+    region: Slug | None = None
+    operator: Slug | None = None
+
+
+class EntryVoidBody(Body):
+    """Which entry is void, and why."""
+
+    entry: Annotated[StrictStr, Field(pattern=r"^ent_[a-z][a-z0-9]{0,15}_[0-9a-f]{32}$")]
+    reason: Reason
+
+
 class DraftBody(Body):
     """A campaign as an operator writes it down."""
 
@@ -340,6 +411,7 @@ class DraftBody(Body):
     ) = None
     restock: StrictBool = False
     intake: IntakeBody | None = None
+    public_draw: PublicDrawBody | None = None
 
     @model_validator(mode="after")
     def _windows_fit(self) -> Self:
@@ -427,6 +499,54 @@ class PaymentRefundBody(Body):
     reason: Reason = "returned"
 
 
+class PurseBody(Body):
+    """Whose purse is to be filled, and with how much."""
+
+    person: PersonId
+    amount: MoneyBody
+
+
+class FillingBody(Body):
+    """The amount that a second operator approves, repeated so that nothing slips in between."""
+
+    amount: MoneyBody
+
+
+class GroupBody(Body):
+    """A sum to be sent to a group (群红包), in equal or random (拼手气) shares.
+
+    `salt` is the sender's part of what decides who gets which share: fresh random bytes, in hex.
+    """
+
+    kind: Literal["equal", "random"] = "random"
+    shares: Annotated[StrictInt, Field(ge=1, le=SHARES_MAX)]
+    total: MoneyBody
+    salt: Annotated[StrictStr, Field(pattern=rf"^([0-9a-f]{{2}}){{0,{SALT_BYTES_MAX}}}$")] = ""
+    members: (
+        Annotated[
+            list[PersonId],
+            Field(min_length=1, max_length=MEMBERS_MAX),
+            AfterValidator(_no_twins),
+        ]
+        | None
+    ) = Field(None, description="Who may take a share; without it, whoever has the group's code.")
+    sender_may_take: StrictBool = False
+
+    @model_validator(mode="after")
+    def _everybody_gets_something(self) -> Self:
+        if self.total.amount_minor < self.shares:
+            raise PydanticCustomError(
+                "share_too_small", "The total must be at least one minor unit for each share."
+            )
+        return self
+
+
+class ShareBody(Body):
+    """The code of a group that is open to whoever has it."""
+
+    code: Annotated[StrictStr, Field(pattern=r"^[a-z2-7]{20}$")] | None = None
+
+
 class SessionBody(Body):
     """What the caller says about itself; nothing of it is believed."""
 
@@ -462,6 +582,12 @@ BODIES: Final[tuple[type[Body], ...]] = (
     ReasonBody,
     RedemptionBody,
     RefundBody,
+    RegistrationBody,
+    EntryVoidBody,
+    PurseBody,
+    FillingBody,
+    GroupBody,
+    ShareBody,
     SessionBody,
     TokenBody,
 )
@@ -470,6 +596,7 @@ REPLIES: Final[tuple[type[msgspec.Struct], ...]] = (
     CampaignReply,
     CouponReply,
     EntryReply,
+    RegistrationReply,
     RedemptionReply,
     RefundReply,
     EndingReply,
@@ -477,7 +604,12 @@ REPLIES: Final[tuple[type[msgspec.Struct], ...]] = (
     PaymentReply,
     PaymentRefundReply,
     PacketEndingReply,
+    PurseReply,
+    GroupReply,
+    ShareReply,
     FairnessReport,
+    *DRAW_VIEWS,
+    *GROUP_VIEWS,
     *VIEWS,
     LogView,
 )

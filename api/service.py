@@ -34,6 +34,7 @@ from api.ratelimit import Budget, Rate, RateLimiter, address_key
 from api.schemas import instant_of
 from api.sessions import POLL_S, Sessions, session_header
 from api.settings import Settings
+from api.signing import Signer
 from api.tokens import Checked, TokenRules, Tokens
 from api.traffic import CampaignTraffic
 from api.transparency import check_logs
@@ -84,6 +85,7 @@ class Service:
         self.log = log
         self.dev_issuer = _development_issuer(settings, now)
         self.pseudonyms = Pseudonyms(settings.pseudonym_secret())
+        self.signer = Signer(settings.refusal_secret())
         self.tokens = _tokens(settings, self.dev_issuer, self.pseudonyms, now)
         self.sessions = Sessions(settings.session_secrets(), settings.session_s, now)
         self.datastore = Datastore(

@@ -319,6 +319,22 @@ class Settings(BaseSettings):
         16, ge=1, le=256, description="Connections that a dispatcher keeps to the wallet operator."
     )
 
+    refusal_key: Annotated[SecretStr | None, AfterValidator(_key_bytes)] = Field(
+        None,
+        description="Seed of the Ed25519 key that void entries of public draws are refused under, "
+        "32 bytes in hex, the same on every server of one ledger. Without it one is made once in "
+        "the home.",
+    )
+    beacons: Annotated[tuple[str, ...], NoDecode, BeforeValidator(_split)] = Field(
+        (),
+        description="Where the public beacon's values come from, comma-separated: addresses of "
+        "drand nodes and paths of recorded values, in which `{chain}` and `{round}` are filled in. "
+        "All that answer must agree. Without any it is `beacons.jsonl` in the home.",
+    )
+    beacons_least: int = Field(
+        1, ge=1, le=16, description="How many of them must have a value before it is believed."
+    )
+
     # --- how fast may one call ----------------------------------------------------------------
     rate_tourist_per_s: float = Field(
         10.0, ge=0, le=1e6, description="Calls a second that a tourist may keep up; 0: no limit."
@@ -475,6 +491,21 @@ class Settings(BaseSettings):
         if self.wallet_key is not None:
             return bytes.fromhex(self.wallet_key.get_secret_value())
         return kept_secret(self.home, "wallet.key")
+
+    def refusal_secret(self) -> bytes:
+        """Return the seed of the key for signed refusals, making it in the home the first time."""
+        if self.refusal_key is not None:
+            return bytes.fromhex(self.refusal_key.get_secret_value())[:32]
+        return kept_secret(self.home, "refusal.key")
+
+    def beacon_sources(self) -> tuple[str, ...]:
+        """Return where the beacon's values come from."""
+        return self.beacons or (str(self.home / "beacons.jsonl"),)
+
+    @property
+    def lists(self) -> Path:
+        """Where the lists of public draws are kept; they can be made again from the book."""
+        return self.home / "lists"
 
     def issuer_secret(self) -> bytes:
         """Return the development issuer's Ed25519 seed, making it in the home the first time."""

@@ -12,6 +12,7 @@ from api import examples
 from api.bodies import invalid_body
 from api.errors import FieldError, Problem, not_found
 from api.paging import Page, page_of, read_cursor
+from api.routes.drafting import public_draw_of
 from api.routes.ordinary import CampaignId, Words, add_write
 from api.routes.reading import Anybody, Staff, as_json, public_id_of, read_docs, shown
 from api.schemas import (
@@ -80,6 +81,7 @@ def _terms(book: Book, body: DraftBody) -> Terms:
         merchants=body.merchants,
         restock=body.restock,
         intake=_intake(body),
+        public_draw=public_draw_of(body),
     )
 
 

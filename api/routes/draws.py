@@ -1,0 +1,303 @@
+"""Public draws: register, withdraw, look, prove, claim what was won."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from hashlib import sha256
+from typing import Any, Final
+from uuid import UUID
+
+import msgspec
+from fastapi import APIRouter, Request, Response
+from msgspec.structs import replace
+
+from api import documentation, examples
+from api.drawviews import (
+    Announcement,
+    DrawEntryView,
+    EntryProof,
+    PublicDrawView,
+    entry_view,
+    public_draw_view,
+)
+from api.errors import RETRY_SOON, Problem, not_found
+from api.exchange import JSON
+from api.routes.ordinary import CampaignId, Words, add_write, service_of
+from api.routes.reading import Anybody, Tourist, as_json, public_id_of, read_docs
+from api.schemas import EmptyBody, EntryVoidBody, RegistrationBody
+from api.service import Service
+from api.writes import Asked, Heading, Order, Write, public_id
+from campaigns import commands
+from campaigns.campaign import CAMPAIGN_FOLD, Campaign
+from campaigns.draws.announcing import announcement_of
+from campaigns.draws.bundle import proof_document
+from campaigns.draws.draw import DRAW_FOLD, SEATS_POOL, PublicDraw, draw_id
+from campaigns.draws.entry import ENTRY_FOLD, DrawEntry, entry_id
+from campaigns.draws.listing import ListFiles
+from campaigns.draws.registering import EnterDraw, VoidEntry, WithdrawEntry, void_statement
+from campaigns.draws.replies import ENTRY_PREFIX, RegistrationReply
+from campaigns.draws.winning import ClaimWin
+from campaigns.event_types import MAPPER
+from campaigns.packets.replies import PacketReply
+from campaigns.replies import CAMPAIGN_PREFIX, CouponReply
+from ledger.books import Book, PublicId
+from ledger.commit import Fold
+from ledger.history import Positioned, streams_by_key
+
+router: Final = APIRouter(tags=["draws"])
+
+Command = tuple[Book, commands.Command]
+
+
+def _target(order: Order[Any]) -> PublicId:
+    assert order.target is not None, "the address of this write names a campaign"
+    return order.target
+
+
+@dataclass(frozen=True, slots=True)
+class _Registration(Write[RegistrationBody]):
+    """A registration. Its telephone becomes a pseudonym before anything is made of the body.
+
+    So neither the fingerprint of the request nor an event can be searched for a number.
+    """
+
+    def asked(
+        self,
+        service: Service,
+        heading: Heading,
+        path: str,
+        body: RegistrationBody,
+        request_id: str,
+        address: str,
+    ) -> Asked:
+        """Return what the writer is to decide."""
+        assert heading.target is not None, "the address names a campaign"
+        phone = service.pseudonyms.telephone(heading.target.uuid.hex, body.phone)
+        hidden = body.model_copy(update={"phone": phone})
+        return Write.asked(self, service, heading, path, hidden, request_id, address)
+
+
+def _enter(order: Order[RegistrationBody], service: Service) -> Command:
+    target, body = _target(order), order.body
+    return target.book, EnterDraw(
+        target.book,
+        target.uuid,
+        order.caller.person,
+        body.phone,
+        body.region,
+        body.operator,
+        sign=service.signer.sign,
+    )
+
+
+def _withdraw(order: Order[EmptyBody], _service: Service) -> Command:
+    target = _target(order)
+    own = entry_id(target.uuid, order.caller.person)
+    return target.book, WithdrawEntry(target.book, target.uuid, own)
+
+
+def _void(order: Order[EntryVoidBody], _service: Service) -> Command:
+    target, body = _target(order), order.body
+    entry = public_id(body.entry, ENTRY_PREFIX)
+    if entry is None or entry.book != target.book:
+        raise not_found()
+    return target.book, VoidEntry(target.book, target.uuid, entry.uuid, body.reason)
+
+
+def _claim(order: Order[EmptyBody], _service: Service) -> Command:
+    target = _target(order)
+    return target.book, ClaimWin(target.book, target.uuid, order.caller.person)
+
+
+_ONE: Final = "/v1/campaigns/{campaign}/draw"
+
+ENTER: Final = _Registration(f"{_ONE}/entries", "tourist", RegistrationBody, "cmp", _enter)
+WITHDRAW: Final = Write(f"{_ONE}/withdrawals", "tourist", EmptyBody, "cmp", _withdraw)
+VOID: Final = Write(f"{_ONE}/voids", "operator", EntryVoidBody, "cmp", _void)
+CLAIM: Final = Write(f"{_ONE}/wins", "tourist", EmptyBody, "cmp", _claim)
+
+_WORDS: Final[tuple[tuple[Write[Any], Words], ...]] = (
+    (
+        ENTER,
+        Words(
+            "Register for a public draw",
+            "enter_draw",
+            "registered",
+            RegistrationReply,
+            examples.REGISTRATION,
+            examples.REGISTERED,
+        ),
+    ),
+    (
+        WITHDRAW,
+        Words(
+            "Take one's entry back",
+            "withdraw_entry",
+            "withdrawn",
+            RegistrationReply,
+            {},
+            {**examples.REGISTERED, "state": "withdrawn"},
+        ),
+    ),
+    (
+        VOID,
+        Words(
+            "Find an entry void",
+            "void_entry",
+            "entry_voided",
+            RegistrationReply,
+            {"entry": examples.ENTRY_ID, "reason": "a bought account"},
+            {**examples.REGISTERED, "state": "voided"},
+        ),
+    ),
+    (
+        CLAIM,
+        Words(
+            "Claim what the draw gave",
+            "claim_win",
+            "claimed",
+            CouponReply,
+            {},
+            examples.coupon(),
+            (("claimed", PacketReply, examples.packet()),),
+        ),
+    ),
+)
+
+for _write, _words in _WORDS:
+    add_write(router, _write, _words)
+
+
+_SEATS: Final = (
+    "SELECT issued, quota FROM tidebook.capacity WHERE book = %s AND campaign = %s AND pool = %s"
+)
+
+
+# --- reading --------------------------------------------------------------------------------------
+
+
+class _Found(msgspec.Struct, frozen=True):
+    """A public draw that was opened, and one entry in it."""
+
+    book: Book
+    campaign: Campaign
+    draw: PublicDraw
+    entry: DrawEntry | None
+    given: bool
+    """Whether each seat that there is was given."""
+
+
+async def _found(request: Request, campaign: str, person: str | None = None) -> _Found:
+    """Return a draw, by primary key and never from a read model; raise `not_found`."""
+    known = public_id_of(request, campaign, CAMPAIGN_PREFIX)
+    own = entry_id(known.uuid, person) if person is not None else None
+    wanted = [known.uuid, draw_id(known.uuid), *([own] if own is not None else [])]
+
+    def look(cursor: Any) -> tuple[dict[UUID, list[Positioned]], tuple[int, int]]:
+        streams = streams_by_key(cursor, known.book, MAPPER, wanted)
+        cursor.execute(_SEATS, (known.book, known.uuid, SEATS_POOL))
+        return streams, cursor.fetchone() or (0, 0)
+
+    streams, (issued, quota) = await service_of(request).in_store(look)
+
+    def folded(stream: UUID, fold: Fold[Any]) -> Any:
+        state = None
+        for _, event in streams.get(stream, ()):
+            state = fold.evolve(state, event)
+        return state
+
+    draw = folded(draw_id(known.uuid), DRAW_FOLD)
+    if draw is None:
+        raise not_found()
+    entry = folded(own, ENTRY_FOLD) if own is not None else None
+    given = draw.held is not None and issued == quota == draw.seats_given
+    return _Found(known.book, folded(known.uuid, CAMPAIGN_FOLD), draw, entry, given)
+
+
+@router.get(
+    _ONE,
+    summary="Look at a public draw",
+    operation_id="get_draw",
+    **read_docs(PublicDrawView, examples.PUBLIC_DRAW, "not_found", fresh=False),
+)
+async def get_draw(request: Request, campaign: CampaignId, _caller: Anybody) -> Response:
+    """Everything that is published of it, as the book has it now. The seed is shown by the draw."""
+    found = await _found(request, campaign)
+    signer = service_of(request).signer.public
+    return as_json(public_draw_view(found.book, found.campaign, found.draw, signer))
+
+
+@router.get(
+    f"{_ONE}/announcement",
+    summary="Read a draw's announcement",
+    operation_id="get_draw_announcement",
+    response_class=Response,
+    responses={
+        **documentation.problems((*documentation.READ, "not_found", "not_frozen")),
+        **documentation.reply(200, Announcement, examples.ANNOUNCEMENT),
+    },
+    openapi_extra=documentation.signed(),
+)
+async def get_announcement(request: Request, campaign: CampaignId, _caller: Anybody) -> Response:
+    """The bytes whose SHA-256 was published before the beacon spoke."""
+    found = await _found(request, campaign)
+    if found.draw.frozen is None:
+        raise Problem("not_frozen", "The list of this draw is not frozen yet.")
+    told = announcement_of(found.book, found.campaign, found.draw)
+    assert sha256(told).hexdigest() == found.draw.frozen.announcement, "as it was published"
+    return Response(told, media_type=JSON.decode())
+
+
+@router.get(
+    f"{_ONE}/entry",
+    summary="Look at one's own entry",
+    operation_id="get_draw_entry",
+    **read_docs(DrawEntryView, examples.DRAW_ENTRY, "not_found", fresh=False),
+)
+async def get_entry(request: Request, campaign: CampaignId, caller: Tourist) -> Response:
+    """In the list or not, drawn or not, and until when what was won may be claimed."""
+    found = await _found(request, campaign, caller.person)
+    if found.entry is None:
+        raise not_found()
+    return as_json(_entry_view(service_of(request), found, found.entry))
+
+
+@router.get(
+    f"{_ONE}/proof",
+    summary="Get the proof that one was in the draw",
+    operation_id="get_draw_proof",
+    **read_docs(
+        EntryProof, examples.DRAW_PROOF, "not_found", "not_frozen", "list_away", fresh=False
+    ),
+)
+async def get_proof(request: Request, campaign: CampaignId, caller: Tourist) -> Response:
+    """What `verify_draw.py --proof` checks, against the root that was published."""
+    found = await _found(request, campaign, caller.person)
+    if found.entry is None:
+        raise not_found()
+    if found.draw.frozen is None:
+        raise Problem("not_frozen", "The list of this draw is not frozen yet.")
+    service, size = service_of(request), found.draw.frozen.entries
+    folder = service.settings.lists / found.book / f"{found.campaign.id.hex}-0"
+    listed, index = ListFiles(folder), found.entry.index
+    if listed.entries() < size:
+        raise Problem("list_away", "The list is not kept on this machine.", headers=RETRY_SOON)
+    document = await service.in_store(lambda _: proof_document(listed, index, size))
+    if found.draw.frozen.root.encode() not in document:
+        raise Problem("list_away", "The list on this machine is damaged.", headers=RETRY_SOON)
+    return Response(document, media_type=JSON.decode())
+
+
+def _entry_view(service: Service, found: _Found, entry: DrawEntry) -> DrawEntryView:
+    view = entry_view(found.book, found.campaign, found.draw, entry, given=found.given)
+    if entry.reason is None or entry.voided_at is None:
+        return view
+    statement = void_statement(
+        found.book, found.campaign.id, entry.person, entry.reason, entry.voided_at
+    )
+    return replace(
+        view,
+        reason=entry.reason,
+        statement=statement.decode(),
+        signature=service.signer.sign(statement).hex(),
+    )
