@@ -271,6 +271,12 @@ local function beat(keys, args)
   redis.call('EXPIRE', tag .. 'w', HEAD_S)
   redis.call('EXPIRE', tag .. 'h', HEAD_S)
   local turn = redis.call('SET', tag .. 'k', ask[1], 'NX', 'PX', ask[3])
+  if not turn then
+    local ends_ms = redis.call('PTTL', tag .. 'k')
+    if ends_ms < 0 or ends_ms > ask[3] then  -- a turn that does not end is nobody's
+      turn = redis.call('SET', tag .. 'k', ask[1], 'PX', ask[3])
+    end
+  end
   return cmsgpack.pack({head.epoch, turn and true or false})
 end
 

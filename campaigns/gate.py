@@ -109,8 +109,13 @@ Heard = Callable[[Word], None]
 
 ADMITTED: Final = Word(Verdict.ADMITTED)
 UNSURE: Final = Word(Verdict.UNSURE)
+NO_TOKEN: Final = Word(Verdict.UNSURE)
+"""The store has to be asked because as many are there already as it has coupons left."""
 WAIT: Final = Word(Verdict.WAIT)
 NOT_OPEN: Final = Word(Verdict.NOT_OPEN, code="not_open")
+
+
+_OTHER_WORDS: Final = {"T": NO_TOKEN, "W": WAIT}
 
 
 class Rate(NamedTuple):
@@ -595,7 +600,7 @@ class Gate:
             elif letter == "F":
                 word = Word(Verdict.TOO_FAST, wait_s=next(next_wait) / 1000)
             else:
-                word = WAIT if letter == "W" else UNSURE
+                word = _OTHER_WORDS.get(letter, UNSURE)
             words[word.verdict] += 1
             tell(heard, word)
         if refusables and judge is not None:

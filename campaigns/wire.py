@@ -97,9 +97,7 @@ def wire_to(
 
 def function_is_missing(answer: object) -> bool:
     """Whether an error says that the library is not loaded."""
-    return isinstance(answer, (ResponseError, hiredis.ReplyError)) and (
-        "Function not found" in str(answer)
-    )
+    return isinstance(answer, ResponseError) and "Function not found" in str(answer)
 
 
 class DirectWire(asyncio.Protocol):
@@ -120,7 +118,7 @@ class DirectWire(asyncio.Protocol):
         self._out: deque[tuple[Heard, bytes, float]] = deque()
         self._transport: Any = None
         self._kept: Any = None
-        self._replies = hiredis.Reader(notEnoughData=_MISSING)
+        self._replies = _new_reader()
         self._watch: asyncio.TimerHandle | None = None
         self._probe: asyncio.Task[None] | None = None
         self._loop: Any = None
@@ -187,7 +185,7 @@ class DirectWire(asyncio.Protocol):
         transport = connection._writer.transport  # noqa: SLF001 - it has no way to hand it over
         self._kept = (connection._reader, connection._writer)  # noqa: SLF001 - they close it else
         connection._reader = connection._writer = None  # noqa: SLF001
-        self._replies = hiredis.Reader(notEnoughData=_MISSING)
+        self._replies = _new_reader()
         transport.set_protocol(self)
         self._transport = transport
         self._send(self._load, _note_loading)
@@ -269,6 +267,11 @@ class DirectWire(asyncio.Protocol):
 
     def resume_writing(self) -> None:
         """Nothing was paused."""
+
+
+def _new_reader() -> Any:
+    """Return a reader whose errors are those of the client on a cluster."""
+    return hiredis.Reader(notEnoughData=_MISSING, replyError=ResponseError)
 
 
 def _packed(*words: str) -> bytes:

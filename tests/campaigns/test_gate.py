@@ -17,6 +17,7 @@ from uuid import uuid4
 import pytest
 import redis
 
+from campaigns import wire
 from campaigns.campaign import POOL
 from campaigns.freeing import Freeing
 from campaigns.gate import UNSURE as UNSURE_WORD
@@ -301,6 +302,19 @@ def test_a_heartbeat_gives_the_turn_to_one(gatehouse: Gatehouse, redis_url: str)
     assert turns == [[1, True], [1, False]]
 
 
+def test_a_turn_that_never_ends_is_nobodys(gatehouse: Gatehouse, client: Any) -> None:
+    """A clock that jumped must not keep everybody from sweeping (F27)."""
+    gatehouse.rule()
+    beat = (gatehouse.gate.worker, 0, 5_000)
+    assert gatehouse.call("beat", beat) == [1, True]
+    assert gatehouse.call("beat", beat) == [1, False]
+    client.persist(f"{gatehouse.door.tag}k")
+    assert gatehouse.call("beat", beat) == [1, True]
+    client.pexpire(f"{gatehouse.door.tag}k", 86_400_000)
+    assert gatehouse.call("beat", beat) == [1, True]
+    assert gatehouse.call("beat", beat) == [1, False]
+
+
 def test_what_nobody_settles_is_let_go(gatehouse: Gatehouse) -> None:
     """A request whose outcome stays unknown does not hold a token for ever."""
     gatehouse.rule()
@@ -350,6 +364,8 @@ def test_a_full_valkey_is_unsure(tmp_path: Path) -> None:
         server.client.config_set("maxmemory", "1mb")
         assert set(gatehouse.verdicts(*(f"p{n}" for n in range(100)))) == {UNSURE}
         assert gatehouse.keeper.asked == [(gatehouse.door, False)]
+        with pytest.raises(redis.ResponseError, match="OOM"):
+            gatehouse.rule(epoch=2)
         server.client.config_set("maxmemory", "0")
         assert gatehouse.verdict("p0") is ADMITTED
 
@@ -409,6 +425,17 @@ def test_flushed_functions_are_loaded_again(gatehouse: Gatehouse, client: Any) -
 
 def _url(client: Any) -> str:
     return f"unix://{client.connection_pool.connection_kwargs['path']}"
+
+
+def test_without_loading_again_the_gate_stays_silent(
+    gatehouse: Gatehouse, client: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Control: functions that were flushed once would be missed for ever (F24)."""
+    monkeypatch.setattr(wire, "function_is_missing", lambda _: False)
+    gatehouse.rule()
+    assert gatehouse.verdict("a") is ADMITTED
+    client.function_flush()
+    assert [gatehouse.verdict(person) for person in "bcd"] == [UNSURE] * 3
 
 
 def test_a_flushed_server_is_unsure(gatehouse: Gatehouse, client: Any) -> None:

@@ -43,11 +43,13 @@ from tests.support.valkeys import Relay, Valkey
 QUOTA = 100
 PEOPLE = 140
 AT_ONCE = 6
-TROUBLE_AT = (20, 50, 80)
+TROUBLE_AT = (20, 50, 80, 130)
 """How many people have their answer when the fault strikes, each time."""
 
 
 PATIENCE_S = 45.0
+TOKENS_RETURN_WITHIN_S = 10.0
+"""A silent worker counts for five seconds; then come a sweep, and waiting for our turn here."""
 
 
 class NotServed(Exception):
@@ -85,6 +87,9 @@ class Scene:
         )
         self.datastore = Datastore(database_url)
         self.mark = home / "died"
+        self.patience_s = PATIENCE_S
+        self.is_hopeless = threading.Event()
+        """Somebody was never answered; nobody else needs to wait as long."""
         self.keeper: Keeper | None = None
         self.campaign = ""
 
@@ -160,8 +165,8 @@ class Scene:
 
     def press(self, client: httpx.Client, who: str, key: str) -> Told:
         """Press under one key until the service says that it is or is not done."""
-        deadline = time.monotonic() + PATIENCE_S
-        while time.monotonic() < deadline:
+        deadline = time.monotonic() + self.patience_s
+        while time.monotonic() < deadline and not self.is_hopeless.is_set():
             with suppress(httpx.HTTPError):
                 path = f"/v1/campaigns/{self.campaign}/claims"
                 reply = self.post(client, path, "tourist", who, key)
@@ -171,6 +176,7 @@ class Scene:
                 if reply.status_code < 429 and code != "idempotency_in_flight":
                     return Told(reply.status_code, code, reply.content)
             time.sleep(0.02)
+        self.is_hopeless.set()
         raise NotServed(f"{who} was never answered")
 
     # --- what is stored -----------------------------------------------------------------------
@@ -353,8 +359,9 @@ def ends_too_early(scene: Scene) -> None:
 
 
 def ends_too_late(scene: Scene) -> None:
-    """F27: no key ever ends, and the workers seem to have spoken tomorrow."""
+    """F27: no key ever ends, and workers seem to have spoken tomorrow, also one that is gone."""
     client = scene.valkey.client
+    client.hset(f"{scene.tag}w", "gone", f"7 {int(time.time())}")
     for worker, said in client.hgetall(f"{scene.tag}w").items():
         count, _, at = said.partition(b" ")
         client.hset(f"{scene.tag}w", worker, b"%b %d" % (count, int(at) + 86_400))
@@ -429,6 +436,23 @@ def test_a_worker_that_dies_after_an_admission_takes_no_stock_along(scene: Scene
     assert scene.mark.exists()
 
 
+@pytest.mark.fault
+@pytest.mark.slow
+def test_the_token_of_a_worker_that_died_comes_back(scene: Scene) -> None:
+    """Also where nobody is let to the store without one (F28)."""
+    scene.patience_s = TOKENS_RETURN_WITHIN_S
+    assert broken_by(scene, nothing, "dies_after_admission,tokens_only") == set()
+    assert scene.mark.exists()
+
+
+@pytest.mark.fault
+@pytest.mark.slow
+def test_tokens_held_until_tomorrow_come_back(scene: Scene) -> None:
+    """Whoever holds them by a clock that was wrong counts no more (F27)."""
+    scene.patience_s = TOKENS_RETURN_WITHIN_S
+    assert broken_by(scene, ends_too_late, "tokens_only") == set()
+
+
 CONTROLS: tuple[tuple[Fault, str, str], ...] = (
     (kill, "stock_of_the_gate", "I2"),
     (big_lie, "stock_of_the_gate", "I2"),
@@ -438,6 +462,9 @@ CONTROLS: tuple[tuple[Fault, str, str], ...] = (
     (future_state, "refusals_not_confirmed", "I10"),
     (fill_soon, "no_tokens_is_sold_out", "I10"),
     (partition, "errors_reach_callers", "answers"),
+    (flush_functions, "errors_are_answers", "I10"),
+    (ends_too_late, "tokens_only,the_stale_hold_tokens", "answers"),
+    (nothing, "dies_after_admission,tokens_only,the_dead_hold_tokens", "answers"),
 )
 """A fault, the bug that is planted, and the invariant that breaks."""
 
@@ -447,4 +474,5 @@ CONTROLS: tuple[tuple[Fault, str, str], ...] = (
 @pytest.mark.parametrize(("fault", "bug", "invariant"), CONTROLS)
 def test_a_planted_bug_is_seen(scene: Scene, fault: Fault, bug: str, invariant: str) -> None:
     """Control: with the guard taken away, the same rush shows what it was for."""
+    scene.patience_s = TOKENS_RETURN_WITHIN_S
     assert invariant in broken_by(scene, fault, bug)

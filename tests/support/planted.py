@@ -9,21 +9,24 @@ import os
 import signal
 import sys
 from collections.abc import Callable
+from functools import partial
+from importlib.resources import files
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
 import pytest
 
-from api import confirming, passage, serve, worker
-from campaigns import commands, gate
+from api import confirming, gatekeeper, passage, serve, worker
+from api.errors import Problem
+from campaigns import commands, freeing, gate, wire
 from ledger import appending
 
 VARIABLE = "PLANT"
 MARK = "PLANT_MARK"
 """A file that says that a worker has died once."""
 
-DIES_AT = 40
+DIES_AT = 30
 
 patch = pytest.MonkeyPatch()
 """It is never undone: the bug stays for the life of the process."""
@@ -82,21 +85,70 @@ def _errors_reach_callers() -> None:
     patch.setattr(gate.Gate, "_hear_nothing", fail)
 
 
+def _errors_are_answers() -> None:
+    """A function that is missing is taken for a gate that has nothing left."""
+    patch.setattr(wire, "function_is_missing", lambda _: False)
+    hold = gate.Gate._hold
+
+    def refuse(self: Any, door: Any, batch: Any, *, broken: bool) -> None:
+        if not broken:
+            hold(self, door, batch, broken=broken)
+            return
+        word = gate.Word(gate.Verdict.SOLD_OUT, code="sold_out", facts=(("quota", 0),))
+        for _, heard in batch:
+            gate.tell(heard, word)
+
+    patch.setattr(gate.Gate, "_hold", refuse)
+
+
+def _tokens_only() -> None:
+    """No bug yet: whoever finds no token has to come again, so that a lost one is missed."""
+    hear = passage.Passage._heard
+
+    def need_a_token(self: Any, word: gate.Word) -> None:
+        if word is gate.NO_TOKEN and not self.over:
+            self._release()
+            self._refuse(Problem("overloaded", "There is no token."))
+        else:
+            hear(self, word)
+
+    patch.setattr(passage.Passage, "_heard", need_a_token)
+
+
+def _with_library(right: str, wrong: str) -> None:
+    """Let the servers use functions of which one line is different."""
+    template = files("campaigns").joinpath("gate.lua").read_text("utf-8")
+    assert right in template
+    library = wire.Library.of(template.replace(right, wrong))
+    patch.setattr(gatekeeper, "wire_to", partial(wire.wire_to, library=library))
+    patch.setattr(gatekeeper, "Freeing", partial(freeing.Freeing, library=library))
+
+
+def _the_dead_hold_tokens() -> None:
+    """What a worker said last counts for ever, however long it has been silent."""
+    _with_library("if count and math.abs(now_s - at) <= WORKER_S then", "if count then")
+
+
+def _the_stale_hold_tokens() -> None:
+    """What was said at an instant that is yet to come counts until then."""
+    _with_library("math.abs(now_s - at) <= WORKER_S", "now_s - at <= WORKER_S")
+
+
 def _dies_after_admission() -> None:
     """No bug: a worker is killed right after the gate has admitted somebody, once."""
-    queue = passage.Passage._queue
+    hear = passage.Passage._heard
     admitted = 0
     mark = Path(os.environ[MARK])
 
-    def die(self: Any) -> None:
+    def die(self: Any, word: gate.Word) -> None:
         nonlocal admitted
-        admitted += 1
+        admitted += word.verdict is gate.Verdict.ADMITTED
         if admitted == DIES_AT and not mark.exists():
             mark.touch()
             os.kill(os.getpid(), signal.SIGKILL)
-        queue(self)
+        hear(self, word)
 
-    patch.setattr(passage.Passage, "_queue", die)
+    patch.setattr(passage.Passage, "_heard", die)
 
 
 PLANTS: dict[str, Callable[[], None]] = {
@@ -106,6 +158,10 @@ PLANTS: dict[str, Callable[[], None]] = {
     "refusals_not_confirmed": _refusals_not_confirmed,
     "no_tokens_is_sold_out": _no_tokens_is_sold_out,
     "errors_reach_callers": _errors_reach_callers,
+    "errors_are_answers": _errors_are_answers,
+    "tokens_only": _tokens_only,
+    "the_dead_hold_tokens": _the_dead_hold_tokens,
+    "the_stale_hold_tokens": _the_stale_hold_tokens,
     "dies_after_admission": _dies_after_admission,
 }
 
