@@ -39,6 +39,7 @@ from api.tokens import Checked, TokenRules, Tokens
 from api.traffic import CampaignTraffic
 from api.transparency import check_logs
 from api.views import BookReadiness, Readiness
+from api.wallets.journal import Journal, Standing
 from campaigns.accounting import check_postings
 from campaigns.event_types import MAPPER
 from campaigns.freeing import Freeing
@@ -57,7 +58,7 @@ PASS_S: Final = 60
 WATCH_S: Final = 1.0
 """How often the gauges are brought up to date."""
 
-MIGRATED: Final = ("ledger", "projections", "api")
+MIGRATED: Final = ("ledger", "projections", "api", "api.wallets")
 """Packages with tables that a server works on."""
 
 READERS_PER_CONNECTION: Final = 8
@@ -296,10 +297,14 @@ class Service:
         return found
 
     async def measure_lag(self) -> None:
-        """Bring the gauges of the projections up to date; they stay while the store is away."""
+        """Bring the gauges of followers up to date; they stay while the store is away."""
         with suppress(Problem, TimeoutError, es.PersistenceError):
             async with asyncio.timeout(READINESS_TIMEOUT_S):
                 metrics.projection_lags(await self.read(lambda c: lags(c, list(self.writers))))
+                metrics.journal_standings(await self.read(self._read_journals))
+
+    def _read_journals(self, cursor: Any) -> list[Standing]:
+        return [Journal(book).standing(cursor) for book in self.writers]
 
     async def _watch(self) -> None:
         """Keep the gauges true."""
