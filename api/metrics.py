@@ -22,7 +22,9 @@ from prometheus_client import (
 from prometheus_client.multiprocess import MultiProcessCollector
 
 from api.gatekeeper import Gatekeeper
+from api.wallets.journal import Standing
 from campaigns.gate import Gate
+from campaigns.wallets.instructions import OPEN
 from ledger.commit import GroupCommit
 from projections.lag import Lag
 
@@ -134,6 +136,28 @@ GATE_AWAY: Final = Gauge(
     registry=REGISTRY,
     multiprocess_mode="livesum",
 )
+WALLET_OPEN: Final = Gauge(
+    "tidebook_wallet_instructions_open",
+    "Instructions to the wallet operator that are not settled, by their state.",
+    ("book", "state"),
+    registry=REGISTRY,
+    multiprocess_mode="mostrecent",
+)
+WALLET_OLDEST: Final = Gauge(
+    "tidebook_wallet_instructions_oldest_seconds",
+    "Age of the oldest instruction that is not settled; 0 when all are.",
+    ("book",),
+    registry=REGISTRY,
+    multiprocess_mode="mostrecent",
+)
+WALLET_REFUSED: Final = Gauge(
+    "tidebook_wallet_instructions_refused",
+    "Instructions that the operator refused although the wallet is open: somebody must look.",
+    ("book",),
+    registry=REGISTRY,
+    multiprocess_mode="mostrecent",
+)
+
 SLOW_LANE: Final = Gauge(
     "tidebook_slow_lane",
     "Claims that are with the store although the gate could not speak for them.",
@@ -207,6 +231,15 @@ def projection_lags(lags: Iterable[Lag]) -> None:
     for lag in lags:
         LAG_SECONDS.labels(lag.projection, lag.book).set(lag.seconds)
         LAG_EVENTS.labels(lag.projection, lag.book).set(lag.events)
+
+
+def journal_standings(standings: Iterable[Standing]) -> None:
+    """Note how the journals of instructions stand, as the store says now."""
+    for one in standings:
+        for state in sorted(OPEN):
+            WALLET_OPEN.labels(one.book, state).set(one.open.get(state, 0))
+        WALLET_OLDEST.labels(one.book).set(one.oldest_s)
+        WALLET_REFUSED.labels(one.book).set(one.refused)
 
 
 def gatekeeper_state(gatekeeper: Gatekeeper) -> None:
