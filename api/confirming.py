@@ -11,22 +11,17 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import queue
-import threading
 from collections.abc import Callable, Sequence
-from contextlib import suppress
 from typing import Any, Final
 from uuid import UUID
 
-import psycopg2
-from eventsourcing import persistence as es
-
 from campaigns.admission import Standing
 from campaigns.campaign import Campaign
-from campaigns.coupon import coupon_id
+from campaigns.coupon import coupon_hex
 from campaigns.gate import UNSURE, Knock, PoolKey, Refusable, Verdict, Word, tell
 from ledger.datastore import Datastore
-from ledger.glance import Asked, Sight, connect, glance
+from ledger.glance import Asked, Glance
+from ledger.lookout import Lookout
 
 log = logging.getLogger(__name__)
 
@@ -36,15 +31,25 @@ BATCH_MAX: Final = 1_000
 WAITING_MAX: Final = 10_000
 """Refusals that may wait; beyond it the slow lane takes them, or refuses them for now."""
 
-TIMEOUT_S: Final = 2.0
-"""How long anybody waits for the store; then the slow lane tells them what is the matter."""
+RUSH: Final = 8
+"""Refusals at once from which on it is a rush; nobody else is held up."""
+
+PACE_S: Final = 0.012
+"""Least time between two looks in a rush: a look by itself costs as much as twenty refusals."""
 
 KnownCampaign = Callable[[UUID], Campaign | None]
 """Returns a campaign as last read."""
 
+Learn = Callable[[Knock, Verdict], None]
+"""Hears what came of a refusal that was proposed; of several that were alike, once."""
+
+
+def _learn_nothing(_knock: Knock, _verdict: Verdict) -> None:
+    """Nobody wants to know."""
+
 
 class Confirmer:
-    """Compares refusals with the store in a thread of its own. Belongs to one event loop."""
+    """Compares refusals with the store. Belongs to one event loop."""
 
     def __init__(
         self,
@@ -53,30 +58,29 @@ class Confirmer:
         doubted: Callable[[PoolKey], None],
         *,
         tally: dict[Verdict, int] | None = None,
-        timeout_s: float = TIMEOUT_S,
     ) -> None:
         """`doubted` is told of pools about which the gate and the store do not agree."""
-        self._datastore = datastore
+        self._lookout = Lookout(datastore)
         self._known = known
         self._doubted = doubted
         self._tally = tally if tally is not None else dict.fromkeys(Verdict, 0)
-        self._timeout_s = timeout_s
+        self.learn: Learn = _learn_nothing
         self._waiting: list[Refusable] = []
-        self._out: Sequence[Refusable] = ()
-        self._timer: asyncio.TimerHandle | None = None
+        self._pause: asyncio.TimerHandle | None = None
+        self._looked_at = float("-inf")
         self._loop: Any = None
-        self._work: queue.SimpleQueue[Sequence[Refusable] | None] = queue.SimpleQueue()
-        self._thread = threading.Thread(target=self._run, name="confirmer", daemon=True)
 
     def start(self) -> None:
-        """Start the thread; call it in the event loop."""
+        """Begin; call it in the event loop."""
         self._loop = asyncio.get_running_loop()
-        self._thread.start()
 
     def close(self) -> None:
         """Stop; whoever waits hears «unsure»."""
-        self._work.put(None)
-        self._give_up()
+        if self._pause is not None:
+            self._pause.cancel()
+        waiting, self._waiting = self._waiting, []
+        self._lookout.close()
+        self._tell(waiting, [UNSURE] * len(waiting))
 
     def __call__(self, refusables: Sequence[Refusable]) -> None:
         """Compare these refusals with the store, together with what comes meanwhile."""
@@ -84,120 +88,134 @@ class Confirmer:
             self._tell(refusables, [UNSURE] * len(refusables))
             return
         self._waiting += refusables
-        if not self._out:
-            self._send()
+        if not self._lookout.is_out and self._pause is None:
+            self._look_soon()
 
-    def _send(self) -> None:
-        batch = self._waiting[:BATCH_MAX]
-        self._waiting = self._waiting[BATCH_MAX:]
-        self._out = batch
-        self._timer = self._loop.call_later(self._timeout_s, self._give_up)
-        self._work.put(batch)
+    def propose(self, refusable: Refusable) -> None:
+        """Compare one refusal, like the others."""
+        self._waiting.append(refusable)
+        if not self._lookout.is_out and self._pause is None:
+            self._look_soon()
+        elif len(self._waiting) > WAITING_MAX:
+            self._waiting.pop()
+            self._loop.call_soon(self._tell, (refusable,), [UNSURE])
 
-    def _give_up(self) -> None:
-        """The store does not answer: nothing is confirmed."""
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
-        silent, self._out = [*self._out, *self._waiting], ()
-        self._waiting = []
-        self._tell(silent, [UNSURE] * len(silent))
+    def _look_soon(self) -> None:
+        pause_s = self._looked_at + PACE_S - self._loop.time()
+        if pause_s > 0:
+            self._pause = self._loop.call_later(pause_s, self._look)
+        else:
+            self._look()
 
-    def _heard(self, batch: Sequence[Refusable], words: list[Word], doubts: set[PoolKey]) -> None:
-        for pool in doubts:
+    def _look(self) -> None:
+        """Look for those who wait, of one book at a time."""
+        self._pause = None
+        if not self._waiting:
+            return
+        book = self._waiting[0].knock.book
+        batch = [one for one in self._waiting if one.knock.book == book][:BATCH_MAX]
+        if len(batch) == len(self._waiting):
+            self._waiting = []
+        else:
+            taken = set(map(id, batch))
+            self._waiting = [one for one in self._waiting if id(one) not in taken]
+        if len(batch) >= RUSH:
+            self._looked_at = self._loop.time()
+        inquiry = _Inquiry(batch, self._known)
+        self._lookout.look(
+            book, inquiry.pools, inquiry.asked, lambda seen: self._heard(inquiry, seen)
+        )
+
+    def _heard(self, inquiry: _Inquiry, seen: Glance | None) -> None:
+        batch = inquiry.batch
+        words = [UNSURE] * len(batch)
+        try:
+            if seen is not None:
+                words = inquiry.words(seen)
+        except Exception:
+            log.exception("refusals could not be compared with the store")
+        for pool in inquiry.doubts:
             self._doubted(pool)
-        if self._out is not batch:
-            return  # given up: everybody has an answer
-        self._out = ()
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
+        for knock, verdict in inquiry.lessons:
+            self.learn(knock, verdict)
         self._tell(batch, words)
-        if self._waiting and not self._out:
-            self._send()
+        if self._waiting and not self._lookout.is_out and self._pause is None:
+            self._look_soon()
 
     def _tell(self, batch: Sequence[Refusable], words: list[Word]) -> None:
+        tally = self._tally
         for refusable, word in zip(batch, words, strict=True):
-            self._tally[word.verdict] += 1
+            tally[word.verdict] += 1
             tell(refusable.heard, word)
 
-    # --- in the thread ------------------------------------------------------------------------
 
-    def _run(self) -> None:
-        connection: Any = None
-        while (batch := self._work.get()) is not None:
-            doubts: set[PoolKey] = set()
-            words = [UNSURE] * len(batch)
-            try:
-                if connection is None or connection.closed:
-                    connection = connect(self._datastore)
-                words = self._judge(connection, [one.knock for one in batch], doubts)
-            except (psycopg2.Error, es.PersistenceError) as error:
-                log.warning("the store confirms nothing: %s", type(error).__name__)
-                _discard(connection)
-                connection = None
-            except Exception:
-                log.exception("refusals could not be compared with the store")
-            with suppress(RuntimeError):  # the loop was closed: nobody waits any more
-                self._loop.call_soon_threadsafe(self._heard, batch, words, doubts)
-        _discard(connection)
+class _Inquiry:
+    """What one look is to tell about a batch of one book."""
 
-    def _judge(self, connection: Any, knocks: list[Knock], doubts: set[PoolKey]) -> list[Word]:
-        by_book: dict[str, list[int]] = {}
-        for index, knock in enumerate(knocks):
-            by_book.setdefault(knock.book, []).append(index)
-        words = [UNSURE] * len(knocks)
-        for book, indexes in by_book.items():
-            found = self._look(connection, book, [knocks[index] for index in indexes], doubts)
-            for index, word in zip(indexes, found, strict=True):
-                words[index] = word
-        return words
+    def __init__(self, batch: list[Refusable], known: KnownCampaign) -> None:
+        self.batch = batch
+        self.pools: list[PoolKey] = []
+        self.asked: list[Asked] = []
+        self.doubts: set[PoolKey] = set()
+        self.lessons: list[tuple[Knock, Verdict]] = []
+        self._campaigns: list[Campaign | None] = []
+        """Of each pool, as known when the look began."""
+        self._pool_of: list[int] = []
+        """Of each of the batch."""
+        numbers: dict[tuple[int, str], int] = {}
+        for refusable in batch:
+            knock = refusable.knock
+            pool = numbers.get((knock.campaign.int, knock.pool))
+            if pool is None:
+                pool = numbers[knock.campaign.int, knock.pool] = len(self.pools)
+                self.pools.append((knock.campaign, knock.pool))
+                self._campaigns.append(known(knock.campaign))
+            self._pool_of.append(pool)
+            campaign = self._campaigns[pool]
+            if campaign is not None:
+                # Coupons are taken in order: who has the last one has all.
+                last = campaign.terms.per_person_limit
+                stream = coupon_hex(knock.campaign.bytes, knock.person, last)
+                self.asked.append(Asked(knock.request, knock.scope, knock.key, stream))
 
-    def _look(
-        self, connection: Any, book: str, knocks: list[Knock], doubts: set[PoolKey]
-    ) -> list[Word]:
-        """Return the word for each knock of one book, as of one moment."""
-        campaigns = {knock.campaign: self._known(knock.campaign) for knock in knocks}
-        pools = list(dict.fromkeys((knock.campaign, knock.pool) for knock in knocks))
-        asked = [
-            Asked(knock.request, knock.scope, knock.key, _last_coupon(campaign, knock))
-            for knock in knocks
-            if (campaign := campaigns[knock.campaign]) is not None
+    def words(self, seen: Glance) -> list[Word]:
+        """Return the word for each of the batch, as of the moment of the look."""
+        standings = [
+            _standing(campaign, seen, number) for number, campaign in enumerate(self._campaigns)
         ]
-        seen = glance(connection, book, pools, asked)
-        standings: dict[PoolKey, Standing] = {}
-        for pool, sight in zip(pools, seen.pools, strict=True):
-            campaign = campaigns[pool[0]]
-            if campaign is not None and _is_as_known(campaign, sight):
-                standing = Standing(campaign, sight.capacity, seen.position, seen.instant)
-                standings[pool] = standing
-            else:
-                doubts.add(pool)
+        self.doubts.update(
+            pool for pool, found in zip(self.pools, standings, strict=True) if found is None
+        )
+        words: list[Word] = []
+        to_all: dict[int, Word | None] = {}
         marks = zip(seen.answered, seen.existing, strict=True)
-        words = []
-        for knock in knocks:
-            if campaigns[knock.campaign] is None:
+        for refusable, pool in zip(self.batch, self._pool_of, strict=True):
+            knock = refusable.knock
+            if self._campaigns[pool] is None:
                 words.append(UNSURE)
                 continue
-            answered, has_all = next(marks)
-            found = standings.get((knock.campaign, knock.pool))
-            word = None if found is None or answered else found.word(knock, has_all=has_all)
+            (answered, has_all), standing = next(marks), standings[pool]
+            if answered or standing is None:
+                word = None
+            elif has_all:
+                word = standing.word(knock, has_all=True)
+                if word is not None:
+                    self.lessons.append((knock, word.verdict))
+            elif pool in to_all:
+                word = to_all[pool]  # whoever has less than all is told the same
+            else:
+                word = to_all[pool] = standing.word(knock, has_all=False)
+                if word is not None:
+                    self.lessons.append((knock, word.verdict))
             if word is None and not answered:
-                doubts.add((knock.campaign, knock.pool))
+                self.doubts.add(self.pools[pool])
+                self.lessons.append((knock, Verdict.UNSURE))
             words.append(word or UNSURE)
         return words
 
 
-def _last_coupon(campaign: Campaign, knock: Knock) -> UUID:
-    """The last coupon that the person may have: coupons are taken in order."""
-    return coupon_id(campaign.id, knock.person, campaign.terms.per_person_limit)
-
-
-def _is_as_known(campaign: Campaign, sight: Sight) -> bool:
-    return sight.version == campaign.version
-
-
-def _discard(connection: Any) -> None:
-    if connection is not None:
-        with suppress(psycopg2.Error):
-            connection.close()
+def _standing(campaign: Campaign | None, seen: Glance, number: int) -> Standing | None:
+    sight = seen.pools[number]
+    if campaign is None or sight.version != campaign.version:
+        return None
+    return Standing(campaign, sight.capacity, seen.position, seen.instant)

@@ -20,6 +20,7 @@ from eventsourcing import persistence as es
 from redis.exceptions import RedisError
 
 from api.confirming import Confirmer
+from api.foresight import Foresight
 from api.settings import Settings
 from campaigns.admission import Standing
 from campaigns.campaign import CAMPAIGN_FOLD, POOL, Campaign
@@ -138,6 +139,7 @@ class Gatekeeper:
             datastore, self._known, self._doubt, tally=self.gate.tally.words
         )
         self.gate.judge = self._confirmer
+        self.foresight = Foresight(self._confirmer, self.gate.settings, self.gate.tally.words)
         self._datastore = datastore
         self._beat_s = beat_s
         self._sweep_s = sweep_s

@@ -42,6 +42,21 @@ class AnyGate(Protocol):
         ...
 
 
+class AnyForesight(Protocol):
+    """What passages ask before they ask the gate."""
+
+    def takes(self, knock: Knock, heard: Heard) -> bool:
+        """Whether a refusal is clear beforehand; then `heard` is told the word, once, later."""
+        ...
+
+
+class NoForesight:
+    """Foresees nothing."""
+
+    def takes(self, knock: Knock, heard: Heard) -> bool:  # noqa: ARG002 - it knows nobody
+        return False
+
+
 class NoGate:
     """Admits everybody, remembers nobody."""
 

@@ -19,7 +19,7 @@ import msgspec
 
 from api.callers import Caller
 from api.errors import RETRY_SOON, Problem, rate_limited, render_refusal
-from api.nogate import AnyGate, NoGate
+from api.nogate import AnyForesight, AnyGate, NoForesight, NoGate
 from api.ratelimit import Rate, RateLimiter
 from campaigns.gate import Facts, Knock, Verdict, Word
 from campaigns.refusals import Refusal
@@ -76,6 +76,7 @@ class Passages:
     ) -> None:
         self.limiter = limiter
         self.gate: AnyGate = NoGate()
+        self.foresight: AnyForesight = NoForesight()
         self.gate_paces = False
         """Whether the gate also says who is too fast; then nobody else is asked about claims."""
         self.traffic: Traffic = traffic if traffic is not None else NoTraffic()
@@ -162,12 +163,16 @@ class Passage:
 
     def go(self, rate: Rate | None = None, *, paced: bool = True) -> None:
         """Set out. Unless the caller's pace was looked at before, that is the first step."""
-        passages = self.passages
+        passages, knock = self.passages, self.knock
+        if knock is not None and passages.gate_paces:
+            self._rate = None if paced else rate
+            if passages.foresight.takes(knock, self._heard):
+                return  # it surely hears
+            passages.watch(self, self._loop)
+            self._pass_gate()
+            return
         passages.watch(self, self._loop)
         if paced or rate is None:
-            self._pass_gate()
-        elif self.knock is not None and passages.gate_paces:
-            self._rate = rate
             self._pass_gate()
         else:
             passages.limiter.ask(self.caller.scope, rate, self._paced)
@@ -219,6 +224,7 @@ class Passage:
             return
         passages.in_slow_lane += 1
         self._slow = True
+        passages.watch(self, self._loop)
         self._queue()
 
     def _queue(self) -> None:

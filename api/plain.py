@@ -17,10 +17,13 @@ HEAD_BYTES_MAX: Final = 8 * 1024
 BODY_BYTES_MAX: Final = 8 * 1024
 """Larger requests are none of a rush; the parser has limits of its own for them."""
 
-_VERSION: Final = b" HTTP/1.1"
-_PRINTABLE: Final = bytes(range(0x20, 0x7F))
-_PATH: Final = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-._~/"
-_TOKEN: Final = re.compile(rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]{1,64}")
+_PATH: Final = rb"/[A-Za-z0-9\-._~/]*"
+_NAME: Final = rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]{1,64}"
+_VALUE: Final = rb"[!-~](?:[ -~]*[!-~])?"
+"""Printable, something in it, and no spaces around it."""
+_HEAD: Final = re.compile(rb"POST (%b) HTTP/1\.1\r\n((?:%b: %b\r\n)*)\r\n" % (_PATH, _NAME, _VALUE))
+_LINES: Final = re.compile(rb"([^:]+): ([^\r]+)\r\n")
+"""Cuts what the pattern of a head has let through."""
 _NOT_PLAIN: Final = frozenset(
     {b"expect", b"proxy-connection", b"te", b"trailer", b"transfer-encoding", b"upgrade"}
 )
@@ -49,27 +52,15 @@ class LaneCall:
 
 def plain_call(data: bytes, address: str | None = None) -> LaneCall | None:
     """Return the call that `data` is, exactly and wholly; None when it is not a plain one."""
-    end = data.find(b"\r\n\r\n", 0, HEAD_BYTES_MAX)
-    if end < 0 or not data.startswith(b"POST /"):
+    head = _HEAD.match(data, 0, HEAD_BYTES_MAX)
+    if head is None:
         return None
-    lines = data[: end + 2].split(b"\r\n")
-    headers = _headers(lines) if _is_tidy(data[: end + 2], len(lines) - 1) else None
-    body = data[end + 4 :]
+    path, lines = head.groups()
+    headers = _headers(_LINES.findall(lines))
+    body = data[head.end() :]
     if headers is None or not _is_long_as(headers.get(b"content-length"), body):
         return None
-    path = lines[0][5:-9]
-    if not lines[0].endswith(_VERSION) or path.translate(None, _PATH):
-        return None
     return LaneCall(path, headers, body, address)
-
-
-def _is_tidy(head: bytes, lines: int) -> bool:
-    """Whether there are printable characters and line ends only, and no spaces around values."""
-    return (
-        head.translate(None, _PRINTABLE) == b"\r\n" * lines
-        and b":  " not in head
-        and b" \r\n" not in head
-    )
 
 
 def _is_long_as(length: bytes | None, body: bytes) -> bool:
@@ -78,16 +69,15 @@ def _is_long_as(length: bytes | None, body: bytes) -> bool:
     return length.isdigit() and len(length) <= 4 and int(length) == len(body) <= BODY_BYTES_MAX
 
 
-def _headers(lines: list[bytes]) -> dict[bytes, bytes] | None:
-    """Return the headers by name; `lines` has the request line first and nothing last."""
-    headers = {}
-    for line in lines[1:-1]:
-        name, colon, value = line.partition(b": ")
-        lower = _names.get(name) or _learned(name)
-        if lower is None or not colon:
-            return None
-        headers[lower] = value
-    if len(headers) != len(lines) - 2:
+def _headers(lines: list[tuple[bytes, bytes]]) -> dict[bytes, bytes] | None:
+    """Return the headers by name in lower case, or None when one makes the request not plain."""
+    names = _names
+    try:
+        headers = {names[name]: value for name, value in lines}
+    except KeyError:
+        known = [(_learned(name), value) for name, value in lines]
+        headers = {name: value for name, value in known if name is not None}
+    if len(headers) != len(lines):
         return None
     return headers if headers.get(b"connection", b"keep-alive") in _KEEP_ALIVE else None
 
@@ -98,7 +88,7 @@ _KEEP_ALIVE: Final = frozenset({b"keep-alive", b"Keep-Alive"})
 def _learned(name: bytes) -> bytes | None:
     """Return a header name in lower case, if it is one that leaves a request plain."""
     lower = name.lower()
-    if not _TOKEN.fullmatch(name) or lower in _NOT_PLAIN:
+    if lower in _NOT_PLAIN:
         return None
     if len(_names) < NAMES_MAX:
         _names[name] = lower

@@ -120,6 +120,7 @@ class Service:
         self.gatekeeper = gatekeeper_of(settings, self.datastore)
         if self.gatekeeper is not None:
             self.passages.gate = self.gatekeeper.gate
+            self.passages.foresight = self.gatekeeper.foresight
             self.passages.gate_paces = True
         self.waiting_room = _waiting_room(self.gatekeeper)
         self.passes = Passes(settings.session_secrets(), PASS_S, now)

@@ -16,6 +16,7 @@ from datetime import datetime
 from functools import lru_cache
 from typing import Final, Generic, NamedTuple, TypeVar
 
+import msgspec
 from pydantic import BaseModel
 
 from api.bodies import NOTHING, canonical, parse_body
@@ -65,7 +66,7 @@ _REPLAYED: Final = (b"idempotency-replayed", b"true")
 _CONTENT_JSON: Final = (b"content-type", JSON)
 
 
-class Order(NamedTuple, Generic[BodyT]):
+class Order(msgspec.Struct, Generic[BodyT], frozen=True, gc=False):
     """What one caller asks for: the body as checked, the thing it is about, and the key."""
 
     caller: Caller
@@ -74,7 +75,7 @@ class Order(NamedTuple, Generic[BodyT]):
     key: str
 
 
-class Heading(NamedTuple):
+class Heading(msgspec.Struct, frozen=True, gc=False):
     """What a call's headers and address say, once they are known to be right."""
 
     caller: Caller

@@ -11,11 +11,10 @@ from datetime import datetime
 from typing import Final, NamedTuple
 
 from campaigns.campaign import Campaign
-from campaigns.coupon import coupon_id
+from campaigns.coupon import coupon_hex
 from campaigns.gate import Facts, Knock, Verdict, Word
-from campaigns.replies import holding_name
+from campaigns.replies import holding_of_digits
 from ledger.appending import Capacity
-from ledger.books import Book
 
 PLENTY: Final = 10**9
 """Tokens of a pool whose stock is not taken by claims: entries to a lottery."""
@@ -90,8 +89,8 @@ class Standing(NamedTuple):
         if self.campaign.state != "open" or self._is_for_a_draw(has_all):
             return None
         if has_all and terms.per_person_limit == 1:
-            first = coupon_id(self.campaign.id, knock.person, 1)
-            name = holding_name(Book(knock.book), terms, first)
+            digits = coupon_hex(self.campaign.id.bytes, knock.person, 1)
+            name = holding_of_digits(knock.book, terms, digits)
             return self._refusal(Verdict.CLAIMED, "already_claimed", (name,))
         if has_all:
             facts = (("per_person_limit", terms.per_person_limit),)

@@ -26,11 +26,22 @@ _UUID_DIGITS: Final = ~(15 << 76 | 3 << 62) & (1 << 128) - 1
 """Version and variant of an id by name, and the bits that are left to the hash (RFC 9562)."""
 
 
+_VARIANT: Final = {f"{digit:x}": f"{8 | digit & 3:x}" for digit in range(16)}
+"""The digit that holds the variant, by the hash's."""
+
+
 def coupon_id(campaign: UUID, person: str, n: int) -> UUID:
     """Return the id of a person's n-th coupon of a campaign, n from 1: their `uuid.uuid5`."""
     name = campaign.bytes + f"{person}:{n}".encode()
     digest = int.from_bytes(sha1(name, usedforsecurity=False).digest()[:16], "big")
     return UUID(int=digest & _UUID_DIGITS | _UUID_5)
+
+
+def coupon_hex(campaign: bytes, person: str, n: int) -> str:
+    """Return the digits of `coupon_id`, in a fraction of its time; the campaign as 16 bytes."""
+    name = campaign + f"{person}:{n}".encode()
+    digits = sha1(name, usedforsecurity=False).hexdigest()
+    return f"{digits[:12]}5{digits[13:16]}{_VARIANT[digits[16]]}{digits[17:32]}"
 
 
 class CouponEntered(Event, frozen=True, kw_only=True):

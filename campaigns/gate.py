@@ -159,7 +159,7 @@ class GateSettings(NamedTuple):
         return max(2, full // TICKS_PER_S + 1)
 
 
-class Refusable(NamedTuple):
+class Refusable(msgspec.Struct, frozen=True, gc=False):
     """A knock that the gate would refuse, and who waits for the answer."""
 
     knock: Knock

@@ -200,9 +200,14 @@ def _campaign_name(book: Book, campaign: UUID) -> str:
 
 def holding_name(book: Book, terms: Terms, holding: UUID) -> tuple[str, str]:
     """Return what somebody holds under these terms, `coupon` or `packet`, and its public id."""
+    return holding_of_digits(book, terms, holding.hex)
+
+
+def holding_of_digits(book: str, terms: Terms, digits: str) -> tuple[str, str]:
+    """Do as `holding_name`; the id as `ledger.books.PublicId` writes it, of its 32 digits."""
     if terms.packet is None:
-        return "coupon", str(PublicId(COUPON_PREFIX, book, holding))
-    return "packet", str(PublicId(PACKET_PREFIX, book, holding))
+        return "coupon", f"{COUPON_PREFIX}_{book}_{digits}"
+    return "packet", f"{PACKET_PREFIX}_{book}_{digits}"
 
 
 def campaign_reply(book: Book, campaign: Campaign) -> CampaignReply:

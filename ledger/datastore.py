@@ -124,6 +124,14 @@ class Datastore:
         with translated_errors():
             return self._open()
 
+    def begin_connecting(self) -> Any:
+        """Begin to open a connection that is polled by its owner and blocks nobody.
+
+        It commits each statement by itself. Names of hosts are looked up before this returns.
+        Raises the driver's errors.
+        """
+        return self._open(async_=1)
+
     def with_session(self, session: Mapping[str, str | None]) -> Datastore:
         """Return a datastore of the same database with further session settings."""
         return Datastore(
@@ -141,9 +149,10 @@ class Datastore:
         for connection, _ in idle:
             _discard(connection)
 
-    def _open(self) -> Any:
+    def _open(self, **how: Any) -> Any:
         return psycopg2.connect(
             self.url,
+            **how,
             options=self._options,
             connect_timeout=self._connect_timeout_s,
             application_name="tidebook",

@@ -11,7 +11,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from datetime import datetime
 from typing import Any, Final, NamedTuple
-from uuid import UUID
+
+import msgspec
 
 from ledger.appending import Capacity, PoolKey
 from ledger.datastore import Datastore
@@ -26,13 +27,14 @@ SESSION: Final = {
 """Session settings of a connection that is used for glances only."""
 
 
-class Asked(NamedTuple):
+class Asked(msgspec.Struct, frozen=True, gc=False):
     """A request, and a stream that may exist; `request` as `ledger.appending.request_id`."""
 
     request: bytes
     scope: str
     key: str
-    stream: UUID
+    stream: str
+    """The stream's id in 32 hex digits."""
 
 
 class Sight(NamedTuple):
@@ -68,29 +70,43 @@ def glance(
     No scope or key may hold a line break; none does.
     """
     with connection.cursor() as cursor:
-        cursor.execute(
-            _LOOK,
-            (
-                book,
-                ",".join([campaign.hex for campaign, _ in pools]),
-                ",".join([pool for _, pool in pools]),
-                ",".join([one.request.hex() for one in asked]),
-                "\n".join([one.scope for one in asked]),
-                "\n".join([one.key for one in asked]),
-                ",".join([one.stream.hex for one in asked]),
-            ),
-        )
-        now, position, at, sights, recorded, kept, streams = cursor.fetchone()
-    answered = {bytes.fromhex(text.replace("-", "")) for text in _parts(recorded)}
-    answered.update(asked[int(number) - 1].request for number in _parts(kept))
-    existing = {UUID(text) for text in _parts(streams)}
+        cursor.execute(LOOK, look_arguments(book, pools, asked))
+        return glance_of(cursor.fetchone(), asked)
+
+
+def look_arguments(book: str, pools: Sequence[PoolKey], asked: Sequence[Asked]) -> tuple[str, ...]:
+    """Return what `LOOK` is executed with."""
+    return (
+        book,
+        ",".join([campaign.hex for campaign, _ in pools]),
+        ",".join([pool for _, pool in pools]),
+        ",".join([one.request.hex() for one in asked]),
+        "\n".join([one.scope for one in asked]),
+        "\n".join([one.key for one in asked]),
+        ",".join([one.stream for one in asked]),
+    )
+
+
+def glance_of(row: Any, asked: Sequence[Asked]) -> Glance:
+    """Return what the row of `LOOK` says."""
+    now, position, at, sights, recorded, kept, streams = row
+    answered = existing = [False] * len(asked)
+    if recorded or kept:
+        numbers = {int(number) - 1 for number in _parts(kept)}
+        marks = set(_parts(recorded and recorded.replace("-", "")))
+        answered = [
+            number in numbers or one.request.hex() in marks for number, one in enumerate(asked)
+        ]
+    if streams:
+        found = set(_parts(streams.replace("-", "")))
+        existing = [one.stream in found for one in asked]
     return Glance(
         position or 0,
         now,
         at,
         [_sight(text) for text in (sights or "").split(";") if text],
-        [one.request in answered for one in asked],
-        [one.stream in existing for one in asked],
+        answered,
+        existing,
     )
 
 
@@ -102,7 +118,7 @@ def connect(datastore: Datastore) -> Any:
     connection = datastore.with_session(SESSION).connect()
     connection.autocommit = True
     with connection.cursor() as cursor:
-        cursor.execute(_PREPARE)
+        cursor.execute(PREPARE)
     return connection
 
 
@@ -118,8 +134,8 @@ def _sight(text: str) -> Sight:
 # Lists travel as one string each: the driver takes longer to write an array than the server to cut
 # a string. Every look-up is by a unique index; a LATERAL subquery behind OFFSET 0 stays one per key
 # whatever the planner believes.
-_LOOK: Final = "EXECUTE glance (%s, %s, %s, %s, %s, %s, %s)"
-_PREPARE: Final = r"""
+LOOK: Final = "EXECUTE glance (%s, %s, %s, %s, %s, %s, %s)"
+PREPARE: Final = r"""
 PREPARE glance (text, text, text, text, text, text, text) AS
 SELECT clock_timestamp(), h.position, nullif(h.at, '-infinity'),
   (SELECT string_agg(

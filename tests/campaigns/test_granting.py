@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from campaigns import accounting
 from campaigns.campaign import Campaign, Terms
-from campaigns.coupon import COUPON_FOLD, CouponClaimed, coupon_id
+from campaigns.coupon import COUPON_FOLD, CouponClaimed, coupon_hex, coupon_id
 from campaigns.event_types import MAPPER
 from campaigns.granting import grant, plain_claim, tell, tells_itself, told_again
 from campaigns.replies import coupon_reply, encode
@@ -162,3 +162,4 @@ def test_a_mould_refuses_what_it_cannot_cast() -> None:
 def test_a_coupons_id_is_the_standard_one(who: str, n: int) -> None:
     """It is version 5 of RFC 9562 in the campaign's namespace, so that anybody can recompute it."""
     assert coupon_id(CAMPAIGN, who, n) == uuid5(CAMPAIGN, f"{who}:{n}")
+    assert coupon_hex(CAMPAIGN.bytes, who, n) == coupon_id(CAMPAIGN, who, n).hex

@@ -34,7 +34,7 @@ def connection(datastore: Datastore) -> Iterator[Any]:
 
 def asked(scope: str, key: str, stream: Any = None) -> Asked:
     """Ask for a request, and for a stream."""
-    return Asked(request_id(scope, key), scope, key, stream or uuid4())
+    return Asked(request_id(scope, key), scope, key, (stream or uuid4()).hex)
 
 
 def test_a_glance_sees_what_was_answered_and_what_exists(desk: Desk, connection: Any) -> None:
