@@ -1,4 +1,4 @@
-"""`tidebook sweep` and `tidebook draw`: expiries whose time has come, and lotteries."""
+"""`tidebook sweep` and `tidebook draw`: what is due to expire or to go back, and lotteries."""
 
 from __future__ import annotations
 
@@ -20,10 +20,12 @@ if TYPE_CHECKING:
     from uuid import UUID
 
     from api.drawer import Drawer
+    from api.returner import Returner
     from api.settings import Settings
     from api.sweeper import Sweeper
     from ledger.commit import GroupCommit
     from ledger.datastore import Datastore
+    from projections.projection import Projection
 
 
 def sweep(
@@ -42,10 +44,11 @@ def sweep(
     home: Home = None,
     as_json: AsJson = False,
 ) -> int:
-    """Record the expiry of coupons whose validity has ended, and draw lotteries, until stopped.
+    """Record what has expired, give back what nobody took, and draw lotteries, until stopped.
 
-    Every coupon and every draw is judged by the book's writer, so any number of sweepers may run.
-    With `--once` or `--at` coupons are expired and nothing is drawn: that is `tidebook draw`.
+    Everything is judged by the book's writer, so any number of sweepers may run. What is left of
+    group packets goes back after a day, and purses are emptied when nobody can send from them.
+    With `--once` or `--at` that is done and nothing is drawn: for this there is `tidebook draw`.
 
     Examples:
     * `tidebook sweep`
@@ -63,14 +66,16 @@ def sweep(
         books = stores.chosen_books(datastore, book) if finite else book or list(settings.books)
         writers = [stack.enter_context(writer_of(datastore, one, settings)) for one in books]
         sweepers = [_sweeper(datastore, writer, simulated) for writer in writers]
+        returners = [_returner(datastore, writer, settings, simulated) for writer in writers]
         if finite:
-            return _sweep_once(datastore, sweepers, instant, as_json)
+            return _sweep_once(datastore, sweepers, returners, instant, as_json)
         drawers = [_drawer(datastore, writer, settings, simulated) for writer in writers]
         with running(settings) as stop:
             in_threads(
                 [
                     *((one.book, lambda one=one: one.run(stop)) for one in sweepers),
                     *((f"{one.book} draw", lambda one=one: one.run(stop)) for one in drawers),
+                    *((f"{one.book} return", lambda one=one: one.run(stop)) for one in returners),
                 ],
                 stop,
             )
@@ -136,6 +141,16 @@ def _sweeper(datastore: Datastore, writer: GroupCommit, simulated: bool) -> Swee
     return Sweeper(datastore, writer, by_the_book=simulated)
 
 
+def _returner(
+    datastore: Datastore, writer: GroupCommit, settings: Settings, simulated: bool
+) -> Returner:
+    from functools import cache
+
+    from api.returner import Returner
+
+    return Returner(datastore, writer, cache(settings.draw_secret), by_the_book=simulated)
+
+
 def _drawer(
     datastore: Datastore, writer: GroupCommit, settings: Settings, simulated: bool
 ) -> Drawer:
@@ -183,31 +198,61 @@ def writer_of(datastore: Datastore, book: str, settings: Settings) -> Iterator[G
 
 
 def _sweep_once(
-    datastore: Datastore, sweepers: list[Sweeper], at: datetime | None, as_json: bool
+    datastore: Datastore,
+    sweepers: list[Sweeper],
+    returners: list[Returner],
+    at: datetime | None,
+    as_json: bool,
 ) -> int:
-    """Sweep once, keeping the wallets up meanwhile in case that nobody else does."""
+    """Sweep once, keeping what is looked at up meanwhile in case that nobody else does."""
+    from projections.groups import GROUPS
+    from projections.packets import PACKETS
     from projections.wallets import WALLETS
 
     document = []
-    stop = threading.Event()
-    for sweeper in sweepers:
-        runner = runner_of(datastore, WALLETS, sweeper.book)
-        wallets = threading.Thread(target=runner.run, args=(stop,), daemon=True)
-        wallets.start()
-        try:
-            with output.progress(f"{sweeper.book}: sweep", None, "coupons") as advance:
-                swept = sweeper.sweep(at, advance)
-        finally:
-            stop.set()
-            wallets.join()
-            stop.clear()
-        document.append({"book": sweeper.book, **swept._asdict()})
+    for sweeper, returner in zip(sweepers, returners, strict=True):
+        with (
+            _kept_up(datastore, sweeper.book, WALLETS, PACKETS, GROUPS),
+            output.progress(f"{sweeper.book}: sweep", None, "coupons") as advance,
+        ):
+            swept = sweeper.sweep(at, advance)
+            returned = returner.sweep(at)
+        document.append(
+            {
+                "book": sweeper.book,
+                **swept._asdict(),
+                "groups": returned.groups,
+                "purses": returned.purses,
+                "refused": swept.refused + returned.refused,
+                "behind": swept.behind or returned.behind,
+            }
+        )
     if as_json:
         output.print_json(document)
     else:
         for row in document:
             print(f"{row['book']}: {row['expired']:,} expired, {row['refused']:,} judged otherwise")
+            if row["groups"] or row["purses"]:
+                print(f"{row['book']}: {row['groups']:,} groups, {row['purses']:,} purses returned")
     behind = [row["book"] for row in document if row["behind"]]
     if behind:
         raise Trouble(f"the wallets of {', '.join(map(str, behind))} lag: sweep again later")
     return 0
+
+
+@contextmanager
+def _kept_up(datastore: Datastore, book: str, *projections: Projection) -> Iterator[None]:
+    """Keep projections of a book up for the length of a block."""
+    stop = threading.Event()
+    threads = [
+        threading.Thread(target=runner_of(datastore, one, book).run, args=(stop,), daemon=True)
+        for one in projections
+    ]
+    for thread in threads:
+        thread.start()
+    try:
+        yield
+    finally:
+        stop.set()
+        for thread in threads:
+            thread.join()

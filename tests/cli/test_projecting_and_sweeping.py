@@ -17,7 +17,8 @@ from ledger.datastore import Datastore
 from tests.cli.conftest import Tidebook
 from tests.cli.test_help_and_errors import program
 from tests.conftest import wait_until
-from tests.support.desk import ALICE, SPONSOR, Desk, person, terms_of
+from tests.support.desk import ALICE, DRAW_KEY, SPONSOR, Desk, person, terms_of
+from tests.support.groups import NEXT_NOON, GroupDesk
 from tests.support.story import AFTER_VALIDITY, Story
 
 
@@ -117,9 +118,29 @@ def test_sweep_once_needs_nobody_else(tidebook: Tidebook, desk: Desk, datastore:
     for n in range(3):
         assert desk.claim(campaign, person(n), at=None).code == "claimed"
     [swept] = tidebook("sweep", "--once", "--json").document
-    assert swept == {"book": "main", "expired": 3, "refused": 0, "behind": False}
+    counts = {"expired": 3, "refused": 0, "groups": 0, "purses": 0}
+    assert swept == {"book": "main", **counts, "behind": False}
     assert shown(datastore) == ["expired"] * 3
     assert tidebook("sweep", "--once").out == "main: 0 expired, 0 judged otherwise\n"
+
+
+def test_sweep_gives_back_what_nobody_took(
+    tidebook: Tidebook, datastore: Datastore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """After a day the group's money is in the purse, and after the claim window in the pot."""
+    monkeypatch.setenv("TIDEBOOK_DRAW_KEY", DRAW_KEY.hex())
+    desk = GroupDesk(datastore)
+    purse = desk.purse(1_000)
+    group = desk.sent(purse, 4, 400)
+    desk.take(group, person(1))
+    desk.close()
+    simulate_time(datastore)
+    [swept] = tidebook("sweep", "--at", NEXT_NOON.isoformat(), "--json").document
+    assert (swept["groups"], swept["purses"], swept["behind"]) == (1, 0, False)
+    later = (NEXT_NOON + timedelta(days=3)).isoformat()
+    told = tidebook("sweep", "--at", later).out
+    assert "main: 0 groups, 1 purses returned" in told
+    assert tidebook("verify").status == 0
 
 
 def simulate_time(datastore: Datastore) -> None:

@@ -1,0 +1,147 @@
+"""The returner: gives senders back what nobody took in a day, and empties purses at the end.
+
+Which groups and purses are due is read from their projection, and that is a hint: each is judged
+again by the book's writer, under its lock and its clock. So rows that lag, two returners at once
+and a share that is taken in the same moment are all harmless. Nothing is decided here.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Callable, Sequence
+from datetime import datetime
+from typing import Final, NamedTuple
+from uuid import UUID, uuid4
+
+from eventsourcing.persistence import PersistenceError
+
+from api.sweeper import PAUSE_S, POLL_S, SHOWN_WITHIN_S, SWEEPER
+from campaigns.commands import Call, Command
+from campaigns.event_types import MAPPER
+from campaigns.groups.commands import DrawKey, ReturnGroup, SweepPurse
+from campaigns.groups.replies import GROUP_PREFIX
+from ledger.books import Book, PublicId
+from ledger.commit import Answer, CommitError, GroupCommit
+from ledger.datastore import Datastore
+from ledger.history import History
+from projections.groups import GROUPS, due_groups, due_purses
+from projections.tracking import wait_for
+
+BATCH: Final = 100
+"""Groups asked for at once: each one's stream is read as a whole."""
+
+_log = logging.getLogger("tidebook.returner")
+
+
+class Returned(NamedTuple):
+    """What a pass did: groups returned, purses emptied, and what the writer judged otherwise."""
+
+    groups: int = 0
+    purses: int = 0
+    refused: int = 0
+    behind: bool = False
+    """True when the rows lag, so that something due may be left."""
+
+
+class Returner:
+    """Returns what is due of one book, through a writer of its own process."""
+
+    def __init__(
+        self,
+        datastore: Datastore,
+        writer: GroupCommit,
+        draw_key: DrawKey,
+        *,
+        by_the_book: bool = False,
+        batch: int = BATCH,
+        shown_within_s: float = SHOWN_WITHIN_S,
+        new_id: Callable[[], str] = lambda: uuid4().hex,
+    ) -> None:
+        """`by_the_book`: in simulated time, the instant is that of the book's last event."""
+        self.book = Book(writer.book)
+        self._datastore = datastore
+        self._history = History(datastore, writer.book, MAPPER)
+        self._writer = writer
+        self._draw_key = draw_key
+        self._by_the_book = by_the_book
+        self._batch = batch
+        self._shown_within_s = shown_within_s
+        self._new_id = new_id
+
+    def sweep(self, at: datetime | None = None) -> Returned:
+        """Return every group that is due, and then empty every purse that is.
+
+        `at` is the instant in simulated time. Raises what the writer and the store raise.
+        """
+        head = self._history.standing()
+        if self._by_the_book and at is None:
+            at = head.at
+            if at is None:
+                return Returned()
+        done = Returned(behind=not self._wait_for(head.position))
+        done = self._work_off(done, "groups", at)
+        return self._work_off(done, "purses", at)
+
+    def run(self, stop: threading.Event, poll_s: float = POLL_S) -> None:
+        """Return what is due again and again until `stop` is set."""
+        pause_s, longest_s = PAUSE_S
+        while not stop.is_set():
+            try:
+                done = self.sweep()
+            except (PersistenceError, CommitError) as error:
+                _log.warning("the returns of %s are put off: %s", self.book, type(error).__name__)
+                stop.wait(pause_s)
+                pause_s = min(pause_s * 2, longest_s)
+                continue
+            if done.groups or done.purses:
+                _log.info("%s: %d groups, %d purses", self.book, done.groups, done.purses)
+            pause_s = PAUSE_S[0]
+            stop.wait(poll_s)
+
+    def _work_off(self, done: Returned, what: str, at: datetime | None) -> Returned:
+        """Ask for all that is due of a kind, batch by batch, each thing once."""
+        asked: set[UUID] = set()
+        while due := [one for one in self._due(what, at) if one not in asked]:
+            asked.update(due)
+            answers = self._ask([self._command(what, one) for one in due], at)
+            self._tell_wrong_key(due, answers)
+            count = sum(answer.code in ("group_returned", "purse_emptied") for answer in answers)
+            behind = not self._wait_for(answers[-1].position)
+            done = done._replace(
+                refused=done.refused + len(due) - count,
+                behind=behind,
+                **{what: getattr(done, what) + count},
+            )
+            if behind:
+                break
+        return done
+
+    def _due(self, what: str, at: datetime | None) -> list[UUID]:
+        with self._datastore.transaction() as cursor:
+            if at is None:
+                cursor.execute("SELECT clock_timestamp()")
+                (at,) = cursor.fetchone()
+            read = due_groups if what == "groups" else due_purses
+            return read(cursor, self.book, at, self._batch)
+
+    def _command(self, what: str, due: UUID) -> Command:
+        if what == "groups":
+            return ReturnGroup(self.book, due, self._draw_key)
+        return SweepPurse(self.book, due)
+
+    def _ask(self, commands: Sequence[Command], at: datetime | None) -> list[Answer]:
+        call = Call(SWEEPER, f"return-{self._new_id()}", render=lambda _: b"", at=at)
+        sent = [self._writer.submit(command.request(call)) for command in commands]
+        return [future.result() for future in sent]
+
+    def _tell_wrong_key(self, due: Sequence[UUID], answers: Sequence[Answer]) -> None:
+        for one, answer in zip(due, answers, strict=True):
+            if answer.code == "other_seed":
+                _log.error(
+                    "%s waits: the draw key is not the one that it was sent with",
+                    PublicId(GROUP_PREFIX, self.book, one),
+                )
+
+    def _wait_for(self, position: int) -> bool:
+        return wait_for(self._datastore, GROUPS, self.book, position, self._shown_within_s)
