@@ -96,6 +96,7 @@ class GroupCommit:
         self._work = threading.Condition(self._lock)
         self._closing = False
         self._written, self._written_at = 0, float("-inf")
+        self._awaited = 1
         self._thread = threading.Thread(target=self._run, name=f"writer-{book}", daemon=True)
         self.committed_batches = 0
         self.committed_requests = 0
@@ -183,13 +184,13 @@ class GroupCommit:
             if mark is not None:
                 self._in_flight[mark] = ticket
             self._queue.append(ticket)
-            if len(self._queue) in (1, self.limits.linger_until):
+            if len(self._queue) in (1, self._awaited):
                 self._work.notify()
 
     def _run(self) -> None:
         while batch := self._next_batch():
             try:
-                self._writer.commit(batch)
+                self._writer.commit(batch, self._more)
             except Exception as error:  # whatever it was, everybody who waits must hear of it
                 logger.exception("a batch of %s failed", self.book)
                 for ticket in batch:
@@ -207,18 +208,30 @@ class GroupCommit:
             while not self._queue and not self._closing:
                 self._work.wait()
             self._linger()
-            count = min(len(self._queue), self.limits.batch_max)
-            return [self._queue.popleft() for _ in range(count)]
+            return self._taken(self.limits.batch_max)
+
+    def _more(self, count: int) -> list[Ticket]:
+        """Take what has queued since the batch was taken, up to so many."""
+        with self._lock:
+            return self._taken(count)
+
+    def _taken(self, count: int) -> list[Ticket]:
+        return [self._queue.popleft() for _ in range(min(len(self._queue), count))]
 
     def _linger(self) -> None:
         """Wait a moment for company when the last batch has only just been written.
 
-        Whoever comes alone is never held up; in a rush batches are fewer and larger.
+        Whoever comes alone is never held up; in a rush batches are fewer and larger. As many as
+        came the last time are waited for, and now and then somewhat longer, to learn whether there
+        are more.
         """
         if self._written < RUSH:
             return
+        self._awaited = self.limits.linger_until
+        if self.committed_batches % self.limits.linger_fully_every:
+            self._awaited = min(self._awaited, self._written)
         pause_s = self._written_at + self.limits.linger_s - time.monotonic()
-        if pause_s > 0 and len(self._queue) < self.limits.linger_until and not self._closing:
+        if pause_s > 0 and len(self._queue) < self._awaited and not self._closing:
             self._work.wait(pause_s)
 
     def _deliver(self, batch: list[Ticket]) -> None:

@@ -97,7 +97,10 @@ class Scene:
         mapper: EventMapper,
         kept: KeptStates,
         tickets: Sequence[Ticket],
+        *,
+        locked: bool = False,
     ) -> None:
+        """Look at what the tickets name. The session may hold the book's lock already."""
         self._session = session
         self._book = book
         self._mapper = mapper
@@ -110,7 +113,7 @@ class Scene:
         self._events: list[NewEvent] = []
         self._replies: list[StoredReply] = []
         self._head: Head
-        self._look(tickets)
+        self._look(tickets, locked=locked)
         self._at = self._head.at
         self.now = self._clock = appending.instant(self._head)
 
@@ -121,7 +124,7 @@ class Scene:
 
     # Reading.
 
-    def _look(self, tickets: Sequence[Ticket]) -> None:
+    def _look(self, tickets: Sequence[Ticket], *, locked: bool) -> None:
         reads: dict[int, Read[Any]] = {}
         pools: dict[PoolKey, None] = {}
         keys: list[Key] = []
@@ -135,7 +138,7 @@ class Scene:
                 keys.append(Key(request.scope, request.key, ticket.mark))
         wanted = Wanted(keys=keys, pools=list(pools))
         self._want(wanted, reads.values())
-        self._head, rows = self._session.begin(self._book, wanted)
+        self._head, rows = self._session.begin(self._book, wanted, locked=locked)
         self._take_in(wanted, rows)
         self._look_further(tickets)
 

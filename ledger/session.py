@@ -1,8 +1,10 @@
 """A writer's own connection: lock the head and read in one round trip, write and commit in another.
 
-While the head is locked everybody waits, so the network is waited for as seldom as possible.
-Transactions are begun and ended by hand, on a connection that commits nothing by itself. What is
-read is asked for in one prepared statement; what it finds names by number what was asked for.
+Where others write to the book too, the lock is asked for by itself, so that the batch can grow
+while it is waited for. While the head is locked everybody waits, so the network is waited for as
+seldom as possible. Transactions are begun and ended by hand, on a connection that commits nothing
+by itself. What is read is asked for in one prepared statement; what it finds names by number what
+was asked for.
 """
 
 from __future__ import annotations
@@ -72,6 +74,7 @@ _OPEN: Final = "INSERT INTO book_head (book) VALUES (%s) ON CONFLICT DO NOTHING"
 _LOCK: Final = "EXECUTE tidebook_lock (%s)"
 _LOOK: Final = "EXECUTE tidebook_look (%s, %s, %s, %s, %s, %s, %s, %s)"
 _BEGIN: Final = f"BEGIN; {_LOCK}; {_LOOK}"
+_BEGIN_LOCKED: Final = f"BEGIN; {_LOCK}"
 _BEGIN_NEW: Final = f"{_OPEN}; {_LOCK}; {_LOOK}"
 
 Row = tuple[int, int, int, int, int, int, str, Any, Any, datetime | None, datetime]
@@ -128,10 +131,20 @@ class Session:
         self._cursor = self.connection.cursor()
         self._cursor.execute(_PREPARE.format(lock=LOCK))
 
-    def begin(self, book: str, wanted: Wanted) -> tuple[Head, list[Row]]:
-        """Begin a transaction, lock the book's head and look; a new book begins at position 0."""
+    def lock(self, book: str) -> None:
+        """Begin a transaction and lock the book's head; what to look at is not known yet."""
+        self._cursor.execute(_BEGIN_LOCKED, (book,))
+
+    def begin(self, book: str, wanted: Wanted, *, locked: bool) -> tuple[Head, list[Row]]:
+        """Look at a book in a transaction that holds its lock; a new book begins at position 0.
+
+        Unless the book is `locked` already, the transaction begins in the same round trip.
+        """
         parameters = wanted.parameters(book)
-        self._cursor.execute(_BEGIN, (book, *parameters))
+        if locked:
+            self._cursor.execute(_LOOK, parameters)
+        else:
+            self._cursor.execute(_BEGIN, (book, *parameters))
         head, *rows = self._cursor.fetchall() or [(None,)]
         if head[0] != HEAD:
             self._cursor.execute(_BEGIN_NEW, (book, book, *parameters))

@@ -3,6 +3,9 @@
 A batch is decided and committed as one. When the transaction is lost it is tried again, and the
 keys tell what became of it; when something refuses the whole batch, the culprit is found one by
 one. Nobody is given an answer that is not committed.
+
+A writer that has the book to itself takes the lock and looks in one round trip. Where somebody else
+has written since, it takes the lock first, and then whoever has come while it waited.
 """
 
 from __future__ import annotations
@@ -48,6 +51,14 @@ _LOST: Final = (
 """The transaction is gone; whether it was committed depends on how far it had come."""
 
 
+More = Callable[[int], list[Ticket]]
+"""Gives up to so many tickets that have come meanwhile."""
+
+
+def _nobody(_: int) -> list[Ticket]:
+    return []
+
+
 @dataclass(frozen=True, slots=True)
 class Limits:
     """The bounds of one writer, each with its reason."""
@@ -56,6 +67,7 @@ class Limits:
     batch_max: int = 500  # beyond this the insert no longer gets cheaper per event
     linger_s: float = 0.005  # since the last batch: what a batch costs by itself is 20 claims' work
     linger_until: int = 100  # requests that make a batch worth while at once
+    linger_fully_every: int = 8  # batches; between them, as many as the last one had are awaited
     retry_for_s: float = 3.0  # a restarting PostgreSQL is back by then; callers wait a little more
     retry_pause_s: float = 0.05
     kept_states_max: int = 10_000  # campaigns whose state is kept between batches
@@ -81,13 +93,17 @@ class Writer:
         self._observer = observer
         self._kept: KeptStates = OrderedDict()
         self._session: Session | None = None
+        self._left_at = 0
+        """Where the book stood when we left it."""
+        self._shared = False
+        """Whether somebody else had written when we last came: then we shall wait for the lock."""
 
     def close(self) -> None:
         """Close the writer's connection."""
         self._disconnect()
 
-    def commit(self, batch: list[Ticket]) -> None:
-        """Give every ticket of the batch an answer or an error.
+    def commit(self, batch: list[Ticket], more: More = _nobody) -> None:
+        """Give every ticket of the batch an answer or an error; `more` may be added to it.
 
         What was lost on the way is tried again with the same keys: the transaction that was cut
         off at COMMIT either shows its replies then, or surely never happened, because the retry
@@ -98,7 +114,7 @@ class Writer:
         while True:
             progress = _Progress()
             try:
-                self._transact(batch, progress)
+                self._transact(batch, more, progress)
             except _LOST as error:
                 may_be_committed |= progress.committing and _code(error) not in _SURELY_NOT
                 self._recover(error)
@@ -113,22 +129,34 @@ class Writer:
                 self._one_by_one(batch, error)
             return
 
-    def _transact(self, batch: list[Ticket], progress: _Progress) -> None:
-        if self._session is None:
-            self._session = Session(self._datastore)
-        scene = Scene(self._session, self._book, self._mapper, self._kept, batch)
+    def _transact(self, batch: list[Ticket], more: More, progress: _Progress) -> None:
+        scene = self._look(batch, more)
         outcomes = [scene.judge(ticket, self._checks) for ticket in batch]
         writes = scene.writes()
         if self._observer is not None and (freed := scene.freed(writes)):
             self._tell(self._observer, scene.position, freed)
         progress.committing = True
+        assert self._session is not None, "the scene was looked at"
         self._session.commit(self._book, scene.position, writes)
+        self._left_at = scene.position + len(writes.events)
         for ticket, outcome in zip(batch, outcomes, strict=True):
             if isinstance(outcome, Answer):
                 ticket.answer = outcome
             else:
                 ticket.error = outcome
         self._keep(scene)
+
+    def _look(self, batch: list[Ticket], more: More) -> Scene:
+        """Lock the book and look at it for the batch, which grows while the lock is waited for."""
+        if self._session is None:
+            self._session = Session(self._datastore)
+        locked = self._shared
+        if locked:
+            self._session.lock(self._book)
+            batch += more(self._limits.batch_max - len(batch))
+        scene = Scene(self._session, self._book, self._mapper, self._kept, batch, locked=locked)
+        self._shared = scene.position != self._left_at
+        return scene
 
     def _tell(self, observer: Observer, position: int, freed: list[PoolKey]) -> None:
         try:

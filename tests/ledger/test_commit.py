@@ -35,6 +35,7 @@ from ledger.commit import (
 from ledger.datastore import Datastore
 from ledger.events import Actor
 from ledger.money import Money
+from tests.conftest import wait_until
 from tests.support.damage import damaged
 from tests.support.desk import ALICE, NOON, Desk, person, terms_of, tourist
 from tests.support.proxy import END_OF_COPY, Proxy
@@ -574,6 +575,55 @@ def test_a_batch_is_two_round_trips(datastore: Datastore, database_url: str) -> 
     assert len([data for data in asked if b"BEGIN" in data]) <= 2, "one batch, or two"
     assert all(b"tidebook_look" in data or b"COMMIT" in data for data in asked)
     assert not any(b"BEGIN" in data and b"COMMIT" in data for data in asked)
+
+
+def batches_of_a_rush(desk: Desk, database_url: str) -> int:
+    """Somebody waits for the lock, twenty others come: return how many batches that makes."""
+    campaign = desk.opened(quota=50)
+    other = Desk(Datastore(database_url))
+    other.claim(campaign, person(98))
+    desk.claim(campaign, person(99))  # sees that somebody else writes to the book
+    before = desk.writer.committed_batches
+
+    def press(n: int) -> Future[Answer]:
+        return desk.submit(ClaimCoupon(desk.book, campaign, person(n)), tourist(person(n)))
+
+    with head_held(database_url):
+        first = press(0)
+        wait_until(lambda: waiting_for_a_lock(database_url) == 1)
+        taken = [first, *map(press, range(1, 21))]
+    assert {future.result(20).code for future in taken} == {"claimed"}
+    other.close()
+    desk.close()
+    return desk.writer.committed_batches - before
+
+
+def waiting_for_a_lock(database_url: str) -> int:
+    """How many connections of this database wait for a lock."""
+    connection = psycopg2.connect(database_url)
+    with connection.cursor() as cursor:
+        cursor.execute(
+            "SELECT count(*) FROM pg_stat_activity"
+            " WHERE datname = current_database() AND wait_event_type = 'Lock'"
+        )
+        [(count,)] = cursor.fetchall()
+    connection.close()
+    return int(count)
+
+
+def test_who_comes_while_the_lock_is_waited_for_is_in_the_batch(
+    desk: Desk, database_url: str
+) -> None:
+    """Where others write to the book, the batch is taken once the lock was got."""
+    assert batches_of_a_rush(desk, database_url) == 1
+
+
+def test_a_batch_taken_before_the_lock_leaves_them_behind(
+    desk: Desk, database_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Control: a writer that takes nobody after the lock needs a second batch."""
+    monkeypatch.setattr(desk.writer, "_more", lambda _: [])
+    assert batches_of_a_rush(desk, database_url) == 2
 
 
 def test_what_streams_tell_is_read_at_once(
