@@ -582,6 +582,8 @@ BODIES: Final[tuple[type[Body], ...]] = (
     ReasonBody,
     RedemptionBody,
     RefundBody,
+    PaymentBody,
+    PaymentRefundBody,
     RegistrationBody,
     EntryVoidBody,
     PurseBody,
