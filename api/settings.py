@@ -255,7 +255,7 @@ class Settings(BaseSettings):
         None,
         pattern=r"^[^\s+/]+(/[^\s+/]+)*$",
         description="Name of this ledger in the checkpoints of its books, for example "
-        "`ledger.example.com`; a book's log is called by it, `/` and the book. Read when a log is "
+        "`books.example.com`; a book's log is called by it, `/` and the book. Read when a log is "
         "begun; without it a name is made that nobody else has.",
     )
     log_interval_s: float = Field(

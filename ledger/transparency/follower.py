@@ -23,7 +23,7 @@ from ledger.transparency import guard, store
 from ledger.transparency.checkpoints import Checkpoint
 from ledger.transparency.cosigning import Cosigner, Unreachable, Witness
 from ledger.transparency.guard import Damaged
-from ledger.transparency.keys import Regress
+from ledger.transparency.keys import Contradiction, Regress
 from ledger.transparency.leaves import Row, copy_entries
 from ledger.transparency.notes import (
     BadSignature,
@@ -62,7 +62,11 @@ class Memory(Protocol):
         ...
 
     def keep(self, note: Note) -> None:
-        """Remember a head for good, before it is shown to anybody; raise `Regress`."""
+        """Remember a head for good, before it is shown to anybody.
+
+        Raises `Regress` for one that is smaller than the last, `Contradiction` for another one
+        of its size.
+        """
         ...
 
 
@@ -208,8 +212,10 @@ class Follower:
     def _remember(self, note: Note) -> None:
         try:
             self._memory.keep(note)
-        except Regress as regress:
-            raise Damaged(self.book, f"would be signed again: {regress}") from regress
+        except Regress as regress:  # somebody else has gone on; what they know is asked for next
+            raise LogLost(f"the log of book {self.book}: {regress}") from regress
+        except Contradiction as other:
+            raise Damaged(self.book, f"would be signed again: {other}") from other
 
     def _publish(self) -> None:
         """Have the signed head cosigned, and serve it once enough have done so."""

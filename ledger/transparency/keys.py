@@ -27,7 +27,11 @@ class NoKeys(Exception):
 
 
 class Regress(Exception):
-    """A head was to be remembered that is not larger than the one that is remembered."""
+    """A head was to be remembered that is smaller than the one that is remembered."""
+
+
+class Contradiction(Exception):
+    """A head was to be remembered beside another one of the same size."""
 
 
 class KeyFile:
@@ -107,16 +111,19 @@ class HeadFile:
         return parse_checkpoint(data)[0]
 
     def keep(self, note: Note) -> None:
-        """Remember a signed checkpoint; raise `Regress` unless it goes further than the last.
+        """Remember a signed checkpoint, which goes further than the last.
 
-        The same checkpoint may be kept again: whoever crashed in between signs it once more.
+        Raises `Regress` or `Contradiction` where it does not. The same checkpoint may be kept
+        again: whoever crashed in between signs it once more.
         """
         with _locked(self.path):
             last = self.read()
             if last is not None:
                 old, new = parse_checkpoint(last.encode())[1], parse_checkpoint(note.encode())[1]
-                if new.size < old.size or (new.size == old.size and new != old):
+                if new.size < old.size:
                     raise Regress(f"a head of {new.size} leaves after one of {old.size} was signed")
+                if new.size == old.size and new != old:
+                    raise Contradiction(f"another head of {old.size} leaves was signed")
             _draft(self.path, note.encode()).replace(self.path)
             _flush_directory(self.path.parent)
 
@@ -137,7 +144,7 @@ class SignerFiles:
         return self.heads.read()
 
     def keep(self, note: Note) -> None:
-        """Remember a head, on the disk; raise `Regress`."""
+        """Remember a head, on the disk; raise `Regress` or `Contradiction`."""
         self.heads.keep(note)
 
 
