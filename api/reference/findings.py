@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from api.reference.markdown import code, document, table
 from campaigns.verification import RULE_CODES
+from campaigns.wallets.reconciliation import RECONCILIATION_CODES
 from ledger.reply_verification import REPLY_CODES
 from ledger.transparency.auditing import LOG_CODES
 from ledger.verification import BOOK_CODES
@@ -21,6 +22,10 @@ _MODELS = """\
 The live rows of every projection are compared with a fresh fold, row for row
 (`projections/verification.py`)."""
 
+_WALLETS = """\
+`tidebook reconcile` compares the wallet operator's statement with the journal of instructions and
+the ledger ([wallets](../wallets.md#reconciliation))."""
+
 
 def page() -> str:
     """Return the page."""
@@ -32,6 +37,7 @@ def page() -> str:
         *("## The log", _LOG, _codes(LOG_CODES)),
         *("## The rules", _RULES, _codes(RULE_CODES)),
         *("## The projections", _MODELS),
+        *("## The wallets", _WALLETS, _codes(RECONCILIATION_CODES)),
     )
 
 
