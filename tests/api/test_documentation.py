@@ -81,12 +81,19 @@ def test_path_parameters_are_described(document: Any) -> None:
         assert wanted == described, call
 
 
+WITHOUT_ADDRESS = {
+    *("expire", "expire_packet", "roll_over", "show_split", "sweep_purse", "return_group"),
+    *("close_intake", "draw", "give_drawn", "freeze_list", "record_draw", "give_seat", "move_up"),
+}
+"""The commands of the sweeper and of the draws, which nobody can send."""
+
+
 def test_every_refusal_of_a_rule_is_documented(document: Any) -> None:
     """The codes of a command are examples of its address's problems."""
     by_id = {operation["operationId"]: operation for _, operation in operations(document)}
     for rules, codes in PRECEDENCE.items():
-        if rules in {"expire", "close_intake", "draw", "give_drawn"}:
-            continue  # the commands of the sweeper and of the draw have no address
+        if rules in WITHOUT_ADDRESS:
+            continue
         for code in codes:
             response = by_id[rules]["responses"][str(BY_CODE[code].status)]
             assert code in response["content"]["application/problem+json"]["examples"]
@@ -103,7 +110,7 @@ def test_examples_of_requests_pass_their_own_checks(document: Any) -> None:
         model = models[content["schema"]["$ref"].rpartition("/")[2]]
         parse_body(json.dumps(content["example"]).encode(), model)
         shown += 1
-    assert shown == 13
+    assert shown >= 25
 
 
 def test_examples_of_replies_have_the_form_of_replies(document: Any) -> None:
@@ -113,7 +120,9 @@ def test_examples_of_replies_have_the_form_of_replies(document: Any) -> None:
     for call, operation in operations(document):
         for response in operation["responses"].values():
             for content in response.get("content", {}).values():
-                schema = content.get("schema", {}).get("$ref", "").rpartition("/")[2]
+                forms = content.get("schema", {})
+                first = forms.get("anyOf", [forms])[0]
+                schema = first.get("$ref", "").rpartition("/")[2]
                 examples = [e["value"] for e in content.get("examples", {}).values()]
                 for example in [*examples, *filter(None, [content.get("example")])]:
                     struct = structs[schema]
