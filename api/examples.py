@@ -310,6 +310,8 @@ READY: Final = {
             "behind": {"wallets": 0, "campaign_figures": 0, "merchant_balances": 0},
             "lag_s": {"wallets": 0.0, "campaign_figures": 0.0, "merchant_balances": 0.0},
             "queued": 0,
+            "served": 15_040,
+            "halted": None,
         }
     ],
 }

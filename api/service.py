@@ -65,6 +65,12 @@ READERS_PER_CONNECTION: Final = 8
 """Reads that may wait for one database connection before further ones are refused."""
 
 
+_STANDING: Final = """
+SELECT b.position, b.halted, l.published_size
+FROM tidebook.book_head b LEFT JOIN tidebook.log_head l USING (book) WHERE b.book = %s
+"""
+
+
 class Misconfigured(Exception):
     """The settings do not make a service that can be started."""
 
@@ -279,7 +285,8 @@ class Service:
                 books = await self.read(self._read_books)
         except (Problem, TimeoutError, es.PersistenceError):
             return Readiness("unready", "unavailable", self._rate_limits, [])
-        status = "degraded" if self.limiter.degraded else "ready"
+        halted = any(book.halted is not None for book in books)
+        status = "degraded" if self.limiter.degraded or halted else "ready"
         return Readiness(status, "ok", self._rate_limits, books)
 
     @property
@@ -290,11 +297,11 @@ class Service:
         found = []
         for book, writer in self.writers.items():
             of_book = lags(cursor, [book])
-            cursor.execute("SELECT position FROM tidebook.book_head WHERE book = %s", (book,))
-            (head,) = cursor.fetchone() or (0,)
+            cursor.execute(_STANDING, (book,))
+            head, halted, served = cursor.fetchone() or (0, None, None)
             behind = {lag.projection: lag.events for lag in of_book}
             lag_s = {lag.projection: round(lag.seconds, 3) for lag in of_book}
-            found.append(BookReadiness(book, head, behind, lag_s, writer.queued))
+            found.append(BookReadiness(book, head, behind, lag_s, writer.queued, served, halted))
         return found
 
     async def measure_lag(self) -> None:

@@ -325,7 +325,8 @@ class TokenReply(msgspec.Struct, frozen=True):
 class BookReadiness(msgspec.Struct, frozen=True):
     """A book's head, how far each read model is behind it, and how many requests wait.
 
-    `behind` counts events, `lag_s` is the age of the first of them in seconds.
+    `behind` counts events, `lag_s` is the age of the first of them in seconds. `served` is the
+    size of the log's head that is served; `halted` says why a book takes no events.
     """
 
     book: str
@@ -333,6 +334,8 @@ class BookReadiness(msgspec.Struct, frozen=True):
     behind: dict[str, int]
     lag_s: dict[str, float]
     queued: int
+    served: int | None = None
+    halted: str | None = None
 
 
 class Readiness(msgspec.Struct, frozen=True):

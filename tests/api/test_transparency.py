@@ -103,6 +103,9 @@ def test_a_service_goes_on_when_the_right_store_is_back(
     with app.datastore.transaction() as cursor:
         guard.halt(cursor, "main", "was restored from an older copy")
     assert app.claim(campaign).status_code == 503
+    ready = app.get("/readyz", admin=True).json()
+    assert (ready["status"], ready["books"][0]["served"]) == ("degraded", app.events())
+    assert ready["books"][0]["halted"] == "was restored from an older copy"
     again = make_app()
     assert again.claim(campaign).status_code == 503
     follow(app, signer, "another")
