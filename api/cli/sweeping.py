@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from uuid import UUID
 
     from api.drawer import Drawer
+    from api.finisher import Finisher
     from api.returner import Returner
     from api.settings import Settings
     from api.sweeper import Sweeper
@@ -48,6 +49,7 @@ def sweep(
 
     Everything is judged by the book's writer, so any number of sweepers may run. What is left of
     group packets goes back after a day, and purses are emptied when nobody can send from them.
+    Leftovers of packets go into the next round, and seeds of splits are shown after the last claim.
     With `--once` or `--at` that is done and nothing is drawn: for this there is `tidebook draw`.
 
     Examples:
@@ -67,8 +69,10 @@ def sweep(
         writers = [stack.enter_context(writer_of(datastore, one, settings)) for one in books]
         sweepers = [_sweeper(datastore, writer, simulated) for writer in writers]
         returners = [_returner(datastore, writer, settings, simulated) for writer in writers]
+        finishers = [_finisher(datastore, writer, settings, simulated) for writer in writers]
         if finite:
-            return _sweep_once(datastore, sweepers, returners, instant, as_json)
+            each = list(zip(sweepers, returners, finishers, strict=True))
+            return _sweep_once(datastore, each, instant, as_json)
         drawers = [_drawer(datastore, writer, settings, simulated) for writer in writers]
         with running(settings) as stop:
             in_threads(
@@ -76,6 +80,7 @@ def sweep(
                     *((one.book, lambda one=one: one.run(stop)) for one in sweepers),
                     *((f"{one.book} draw", lambda one=one: one.run(stop)) for one in drawers),
                     *((f"{one.book} return", lambda one=one: one.run(stop)) for one in returners),
+                    *((f"{one.book} finish", lambda one=one: one.run(stop)) for one in finishers),
                 ],
                 stop,
             )
@@ -151,6 +156,16 @@ def _returner(
     return Returner(datastore, writer, cache(settings.draw_secret), by_the_book=simulated)
 
 
+def _finisher(
+    datastore: Datastore, writer: GroupCommit, settings: Settings, simulated: bool
+) -> Finisher:
+    from functools import cache
+
+    from api.finisher import Finisher
+
+    return Finisher(datastore, writer, cache(settings.draw_secret), by_the_book=simulated)
+
+
 def _drawer(
     datastore: Datastore, writer: GroupCommit, settings: Settings, simulated: bool
 ) -> Drawer:
@@ -199,8 +214,7 @@ def writer_of(datastore: Datastore, book: str, settings: Settings) -> Iterator[G
 
 def _sweep_once(
     datastore: Datastore,
-    sweepers: list[Sweeper],
-    returners: list[Returner],
+    each: list[tuple[Sweeper, Returner, Finisher]],
     at: datetime | None,
     as_json: bool,
 ) -> int:
@@ -210,19 +224,22 @@ def _sweep_once(
     from projections.wallets import WALLETS
 
     document = []
-    for sweeper, returner in zip(sweepers, returners, strict=True):
+    for sweeper, returner, finisher in each:
         with (
             _kept_up(datastore, sweeper.book, WALLETS, PACKETS, GROUPS),
-            output.progress(f"{sweeper.book}: sweep", None, "coupons") as advance,
+            output.progress(f"{sweeper.book}: sweep", None, "expired") as advance,
         ):
             swept = sweeper.sweep(at, advance)
             returned = returner.sweep(at)
+            finished = [done.code for done in finisher.sweep(at)]
         document.append(
             {
                 "book": sweeper.book,
                 **swept._asdict(),
                 "groups": returned.groups,
                 "purses": returned.purses,
+                "rolled_over": finished.count("rolled_over") + finished.count("reclaimed"),
+                "splits_shown": finished.count("split_shown"),
                 "refused": swept.refused + returned.refused,
                 "behind": swept.behind or returned.behind,
             }
@@ -234,6 +251,9 @@ def _sweep_once(
             print(f"{row['book']}: {row['expired']:,} expired, {row['refused']:,} judged otherwise")
             if row["groups"] or row["purses"]:
                 print(f"{row['book']}: {row['groups']:,} groups, {row['purses']:,} purses returned")
+            if row["rolled_over"] or row["splits_shown"]:
+                finished_words = f"{row['rolled_over']:,} leftovers moved on"
+                print(f"{row['book']}: {finished_words}, {row['splits_shown']:,} seeds shown")
     behind = [row["book"] for row in document if row["behind"]]
     if behind:
         raise Trouble(f"the wallets of {', '.join(map(str, behind))} lag: sweep again later")

@@ -18,6 +18,7 @@ from ledger.commit import Closed, Limits
 from ledger.datastore import Datastore
 from ledger.history import History
 from ledger.money import Money
+from projections.packets import PACKETS
 from projections.runner import Runner
 from projections.tracking import wait_for
 from projections.wallets import WALLETS, coupon
@@ -39,23 +40,25 @@ def desk(datastore: Datastore) -> Iterator[Desk]:
 
 @contextmanager
 def projecting(datastore: Datastore) -> Iterator[None]:
-    """Keep the wallets up to date meanwhile."""
+    """Keep the wallets and the packets up to date meanwhile."""
     stop = threading.Event()
-    runner = Runner(datastore, WALLETS, "main", "test")
-    thread = threading.Thread(target=runner.run, args=(stop,))
-    thread.start()
+    runners = [Runner(datastore, one, "main", "test") for one in (WALLETS, PACKETS)]
+    threads = [threading.Thread(target=runner.run, args=(stop,)) for runner in runners]
+    for thread in threads:
+        thread.start()
     try:
         yield
     finally:
         stop.set()
-        thread.join()
+        for thread in threads:
+            thread.join()
 
 
 def project(datastore: Datastore) -> None:
     """Bring the wallets up to date once, and let the lease go."""
     head = History(datastore, "main", MAPPER).head()
     with projecting(datastore):
-        assert wait_for(datastore, WALLETS, "main", head, 30)
+        assert all(wait_for(datastore, one, "main", head, 30) for one in (WALLETS, PACKETS))
 
 
 def held_by(desk: Desk, people: int) -> list[UUID]:

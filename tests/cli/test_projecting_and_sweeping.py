@@ -14,6 +14,7 @@ import pytest
 
 from campaigns.commands import DraftCampaign, campaign_id
 from ledger.datastore import Datastore
+from projections.registry import PROJECTIONS
 from tests.cli.conftest import Tidebook
 from tests.cli.test_help_and_errors import program
 from tests.conftest import wait_until
@@ -68,9 +69,9 @@ def test_migrate_names_projections_to_rebuild(tidebook: Tidebook, datastore: Dat
 def test_project_once_catches_up_and_ends(tidebook: Tidebook, datastore: Datastore) -> None:
     """Each projection stands at the head; a second run has nothing to do."""
     first = tidebook("project", "--once", "--json").document
-    assert [(row["position"], row["events"]) for row in first] == [(32, 32)] * 3
+    assert [(row["position"], row["events"]) for row in first] == [(32, 32)] * len(PROJECTIONS)
     again = tidebook("project", "--once", "--json").document
-    assert [(row["position"], row["events"]) for row in again] == [(32, 0)] * 3
+    assert [(row["position"], row["events"]) for row in again] == [(32, 0)] * len(PROJECTIONS)
     assert len(shown(datastore)) == 8
     assert "main: wallets at position 32" in tidebook("project", "--once", "wallets").out
 
@@ -88,7 +89,7 @@ def test_rebuild_reports_its_rate(tidebook: Tidebook) -> None:
 def test_project_tells_how_far_it_is_behind(tidebook: Tidebook) -> None:
     """Events not shown yet and the age of the first of them; both end when it has caught up."""
     tidebook("project", "--once", "wallets")
-    wallets, figures, _ = tidebook("project", "--lag", "--json").document
+    wallets, figures, *_ = tidebook("project", "--lag", "--json").document
     assert (wallets["projection"], wallets["events"], wallets["seconds"]) == ("wallets", 0, 0.0)
     assert (figures["position"], figures["events"]) == (0, 32)
     said = tidebook("project", "--lag", "wallets", "campaign_figures").out
@@ -119,6 +120,7 @@ def test_sweep_once_needs_nobody_else(tidebook: Tidebook, desk: Desk, datastore:
         assert desk.claim(campaign, person(n), at=None).code == "claimed"
     [swept] = tidebook("sweep", "--once", "--json").document
     counts = {"expired": 3, "refused": 0, "groups": 0, "purses": 0}
+    counts |= {"rolled_over": 0, "splits_shown": 0}
     assert swept == {"book": "main", **counts, "behind": False}
     assert shown(datastore) == ["expired"] * 3
     assert tidebook("sweep", "--once").out == "main: 0 expired, 0 judged otherwise\n"
