@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Iterator
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
@@ -11,8 +12,9 @@ import pytest
 from api.sandbox.running import in_thread
 from campaigns.commands import ClaimCoupon
 from campaigns.packets.terms import PacketTerms
+from campaigns.wallets.port import WalletNames
 from tests.cli.conftest import Tidebook
-from tests.support.desk import Desk, person, terms_of, tourist
+from tests.support.desk import NOON, Desk, person, terms_of, tourist
 from tests.wallets.harness import KEY, NAMES_KEY
 
 
@@ -27,12 +29,18 @@ def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, home: Path) -> Iterat
         yield file
 
 
+TERMS = terms_of(
+    kind="packet",
+    face_minor=20_000,
+    packet=PacketTerms(),
+    valid_until=NOON + timedelta(days=36_500),
+)
+
+
 @pytest.fixture
 def claimed(desk: Desk) -> None:
     """Two people with a packet of 200 yuan each."""
-    campaign = desk.opened(
-        terms=terms_of(kind="packet", face_minor=20_000, threshold_minor=0, packet=PacketTerms())
-    )
+    campaign = desk.opened(terms=TERMS)
     for n in (1, 2):
         command = ClaimCoupon(desk.book, campaign, person(n))
         assert desk.send(command, tourist(person(n))).code == "claimed"
@@ -60,6 +68,21 @@ def test_packets_are_credited_and_reconciled(
     assert differs.status == 1
     assert differs.document["counts"] == {"balance": 4}
     assert "4 differences: 4 × balance" in tidebook("reconcile").out
+
+
+def test_a_closed_wallet_comes_back_to_the_ledger(
+    tidebook: Tidebook, store: Path, claimed: None
+) -> None:
+    """The holder closes the wallet before the credit; the ledger takes the money back, by rule."""
+    name = WalletNames(NAMES_KEY, "sandbox").of(person(1))
+    with sqlite3.connect(store, timeout=10) as db:
+        db.execute("INSERT INTO wallet VALUES (?, 'closed', 0, 'CNY')", (name,))
+    db.close()
+    assert tidebook("dispatch", "--once").status == 0
+    found = tidebook("reconcile", "--json")
+    assert (found.status, found.document["sums"]["refused"]) == (0, 2)
+    verified = tidebook("verify", "--no-projections", "--json")
+    assert (verified.status, verified.document["counts"]) == (0, {})
 
 
 def test_what_is_left_open_is_said(tidebook: Tidebook, store: Path, claimed: None) -> None:

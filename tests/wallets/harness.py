@@ -128,7 +128,7 @@ class Town:
 
     def opened(self, quota: int = 100) -> None:
         """Open a campaign of packets of 200 yuan."""
-        terms = terms_of(kind="packet", face_minor=FACE, threshold_minor=0, packet=PacketTerms())
+        terms = terms_of(kind="packet", face_minor=FACE, packet=PacketTerms())
         self.campaign = self.desk.opened(quota=quota, terms=terms)
 
     def packet(self, n: int) -> UUID:
