@@ -23,6 +23,8 @@ COMMANDS = [
     "demo",
     "replay",
     "verify",
+    "receipt",
+    "check-receipt",
     "reconcile",
     "fairness",
     "serve",
@@ -30,6 +32,8 @@ COMMANDS = [
     "project",
     "sweep",
     "draw",
+    "log",
+    "witness",
     "dispatch",
     "sandbox",
     "migrate",
@@ -62,7 +66,7 @@ def test_help_lists_every_command(capsys: pytest.CaptureFixture[str]) -> None:
     """One line about each, and nothing that is not there."""
     assert main(["--help"]) == 0
     shown = capsys.readouterr().out
-    assert re.findall(r"^│ ([a-z]+) +[A-Z]", shown, re.MULTILINE) == COMMANDS
+    assert re.findall(r"^│ ([a-z-]+) +[A-Z]", shown, re.MULTILINE) == COMMANDS
 
 
 @pytest.mark.parametrize("command", COMMANDS)
