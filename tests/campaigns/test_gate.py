@@ -710,7 +710,7 @@ def test_campaigns_spread_over_a_cluster(valkey_cluster: Cluster) -> None:
             gatehouse.sold_out(9)
             assert gatehouse.verdict("a", "other") is CLAIMED
             assert gatehouse.verdict("c") is SOLD_OUT
-    assert all(node.client.dbsize() > 0 for node in valkey_cluster.nodes)
+    assert all(node.client.dbsize() > 0 for node in valkey_cluster.primaries)
 
 
 def test_a_slot_that_moves_takes_its_campaign_along(valkey_cluster: Cluster) -> None:
@@ -721,7 +721,7 @@ def test_a_slot_that_moves_takes_its_campaign_along(valkey_cluster: Cluster) -> 
         gatehouse.sold_out(9)
         assert gatehouse.verdict("a") is SOLD_OUT
         here = valkey_cluster.node_of(gatehouse.door.tag)
-        there = next(node for node in valkey_cluster.nodes if node is not here)
+        there = next(node for node in valkey_cluster.primaries if node is not here)
         valkey_cluster.move(gatehouse.door.tag, there)
         assert gatehouse.verdict("b") is SOLD_OUT
         assert there.client.exists(f"{gatehouse.door.tag}h")
@@ -735,7 +735,7 @@ def test_functions_are_loaded_on_every_primary(valkey_cluster: Cluster) -> None:
     """Also after one of them has lost them."""
     with Gatehouse(valkey_cluster.url, cluster=True) as gatehouse:
         gatehouse.rule()
-        for node in valkey_cluster.nodes:
+        for node in valkey_cluster.primaries:
             node.client.function_flush()
         assert gatehouse.verdict("a") is ADMITTED
-        assert all(len(node.client.function_list()) == 1 for node in valkey_cluster.nodes)
+        assert all(len(node.client.function_list()) == 1 for node in valkey_cluster.primaries)

@@ -25,6 +25,7 @@ from typing import Any, NamedTuple
 import httpx
 import psutil
 import pytest
+import redis
 
 from api.issuers import DevelopmentIssuer
 from api.supervisor import Command, Keeper
@@ -36,9 +37,9 @@ from ledger.books import PublicId
 from ledger.datastore import Datastore
 from ledger.history import History
 from tests.api.harness import draft_body, settings_for, yuan
-from tests.conftest import Databases, free_port
+from tests.conftest import Databases, free_port, wait_until
 from tests.support import planted
-from tests.support.valkeys import Relay, Valkey
+from tests.support.valkeys import Cluster, Relay, Valkey, running_cluster
 
 QUOTA = 100
 PEOPLE = 140
@@ -67,7 +68,16 @@ class Told(NamedTuple):
 class Scene:
     """A running service over a Valkey that can be broken, and a campaign."""
 
-    def __init__(self, database_url: str, valkey: Valkey, replica: Valkey, home: Path) -> None:
+    def __init__(
+        self,
+        database_url: str,
+        valkey: Valkey,
+        replica: Valkey,
+        home: Path,
+        cluster: Cluster | None = None,
+    ) -> None:
+        """On a cluster the servers talk to that, and nothing lies between."""
+        self.cluster = cluster
         self.valkey = valkey
         self.replica = replica
         self.relay = Relay(valkey.port)
@@ -75,9 +85,10 @@ class Scene:
         self.url = f"http://127.0.0.1:{port}"
         self.settings = settings_for(
             database_url,
-            self.relay.url,
+            self.relay.url if cluster is None else cluster.url,
             home,
             port=port,
+            redis_cluster=cluster is not None,
             workers=2,
             gate_timeout_s=0.2,
             slow_lane_max=100,
@@ -88,6 +99,7 @@ class Scene:
         self.datastore = Datastore(database_url)
         self.mark = home / "died"
         self.patience_s = PATIENCE_S
+        self.strikes = 0
         self.is_hopeless = threading.Event()
         """Somebody was never answered; nobody else needs to wait as long."""
         self.keeper: Keeper | None = None
@@ -120,6 +132,12 @@ class Scene:
             self.keeper.stop()
             self.relay.__exit__()
             self.datastore.close()
+
+    @property
+    def nodes(self) -> Cluster:
+        """The cluster that this is on."""
+        assert self.cluster is not None
+        return self.cluster
 
     @property
     def tag(self) -> str:
@@ -382,6 +400,46 @@ def nothing(_: Scene) -> None:
     """The workers see to it themselves."""
 
 
+# --- a cluster ------------------------------------------------------------------------------------
+
+
+def _home_of(scene: Scene) -> Valkey:
+    """The primary that has the campaign's keys."""
+    scene.nodes.client.nodes_manager.initialize()
+    return scene.nodes.node_of(scene.tag)
+
+
+def promote_a_replica(scene: Scene) -> None:
+    """F22: the campaign's primary is killed and its replica takes over."""
+    scene.nodes.promote(_home_of(scene))
+
+
+def lose_the_slot(scene: Scene) -> None:
+    """F17: the campaign's primary forgets all it has, functions included."""
+    client = _home_of(scene).client
+    client.flushall()
+    client.function_flush()
+
+
+def move_the_slot(scene: Scene) -> None:
+    """The campaign's keys move to the next primary, while everybody presses."""
+    primaries = scene.nodes.primaries
+    here = primaries.index(_home_of(scene))
+    scene.nodes.move(scene.tag, primaries[(here + 1) % len(primaries)])
+
+
+def slot_in_trouble(scene: Scene) -> None:
+    """One after the other, a strike each: the slot moves, is lost, is another's, is lost again."""
+    scene.strikes += 1
+    (lose_the_slot, move_the_slot, lose_the_slot, promote_a_replica)[scene.strikes % 4](scene)
+
+
+def kill_the_primary(scene: Scene) -> None:
+    """Its slots are nobody's from now on."""
+    if all(node.lives for node in scene.nodes.primaries):
+        _home_of(scene).kill()
+
+
 FAULTS: tuple[Fault, ...] = (
     kill,
     future_state,
@@ -409,6 +467,15 @@ def scene(databases: Databases, server_home: Path, tmp_path: Path) -> Iterator[S
         yield Scene(url, valkey, replica, tmp_path)
 
 
+@pytest.fixture
+def clustered(databases: Databases, server_home: Path, tmp_path: Path) -> Iterator[Scene]:
+    """The same on a cluster."""
+    with ExitStack() as stack:
+        url = stack.enter_context(databases.fresh())
+        cluster = stack.enter_context(running_cluster(server_home, replicas=True))
+        yield Scene(url, cluster.primaries[0], cluster.primaries[1], tmp_path, cluster)
+
+
 def broken_by(scene: Scene, fault: Fault, plants: str = "nothing") -> set[str]:
     """Return the invariants that a rush with a fault and planted bugs breaks."""
     with scene.running(plants):
@@ -426,6 +493,42 @@ def broken_by(scene: Scene, fault: Fault, plants: str = "nothing") -> set[str]:
 def test_the_invariants_hold_whatever_happens_to_the_gate(scene: Scene, fault: Fault) -> None:
     """Nothing is over-issued, doubled, lost or refused wrongly."""
     assert broken_by(scene, fault) == set()
+
+
+@pytest.mark.fault
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "fault",
+    [slot_in_trouble, kill_the_primary],
+    ids=lambda fault: fault.__name__,
+)
+def test_the_invariants_hold_on_a_cluster(clustered: Scene, fault: Fault) -> None:
+    """Whatever happens to the primary that has the campaign's keys; then the gate is kept up again.
+
+    Where somebody has the slot, the gate knows the campaign again and is swept: its tokens are what
+    the store has left.
+    """
+    with clustered.running("nothing"):
+        rush = Rush(clustered, fault)
+        rush.run()
+        assert set(rush.broken) == set()
+        if fault is not kill_the_primary:
+            wait_until(lambda: tokens_at(clustered) == 0)
+
+
+@pytest.mark.fault
+@pytest.mark.slow
+def test_a_planted_bug_is_seen_on_a_cluster(clustered: Scene) -> None:
+    """Control: a lost slot takes everybody's memory along, and only the store keeps the limit."""
+    assert "I3" in broken_by(clustered, lose_the_slot, "no_person_key")
+
+
+def tokens_at(scene: Scene) -> int | None:
+    """How many tokens the campaign's primary holds; None where nothing is known."""
+    with suppress(redis.RedisError, OSError):
+        tokens = scene.nodes.client.hget(f"{scene.tag}h", "t")
+        return None if tokens is None else int(float(tokens))
+    return None
 
 
 @pytest.mark.fault

@@ -88,6 +88,11 @@ class Valkey:
             self._process.wait(10)
             self._process = None
 
+    @property
+    def lives(self) -> bool:
+        """Whether it was started and not killed."""
+        return self._process is not None
+
     def stop(self) -> None:
         """Stop it in its tracks: connections stay, answers do not come."""
         assert self._process is not None
@@ -110,18 +115,19 @@ class Valkey:
 
 
 class Cluster:
-    """Three primaries that share the slots."""
+    """Three primaries that share the slots, each perhaps with a replica."""
 
-    def __init__(self, nodes: list[Valkey]) -> None:
-        self.nodes = nodes
-        self.url = nodes[0].url
+    def __init__(self, primaries: list[Valkey], replicas: list[Valkey]) -> None:
+        self.primaries = primaries
+        self.replicas = replicas
+        self.url = primaries[0].url
         self.client: Any = RedisCluster.from_url(self.url)
 
     def node_of(self, key: str) -> Valkey:
-        """The primary that has a key's slot."""
+        """Who has a key's slot now."""
         found = self.client.get_node_from_key(key)
         assert found is not None
-        return next(node for node in self.nodes if node.port == found.port)
+        return next(node for node in (*self.primaries, *self.replicas) if node.port == found.port)
 
     def move(self, key: str, to: Valkey) -> None:
         """Move a key's slot, with all that is in it, to another primary."""
@@ -135,25 +141,42 @@ class Cluster:
             source.client.execute_command(
                 "MIGRATE", "127.0.0.1", to.port, "", 0, 5_000, "KEYS", *keys
             )
-        for node in (to, source, *self.nodes):
+        for node in (to, source, *self.primaries):
             node.client.cluster("SETSLOT", slot, "NODE", ids[to.port])
+
+    def promote(self, primary: Valkey) -> Valkey:
+        """Kill a primary and let its replica take its slots over; return the replica."""
+        replica = self.replicas[self.primaries.index(primary)]
+        primary.kill()
+        replica.client.cluster("FAILOVER", "TAKEOVER")
+        replica.wait_until(lambda: replica.client.info("replication")["role"] == "master")
+        for node in self.primaries:
+            if node is not primary:
+                node.wait_until(lambda node=node: _has_slots(node, replica.port))
+        return replica
 
 
 @contextmanager
-def running_cluster(directory: Path) -> Iterator[Cluster]:
+def running_cluster(directory: Path, *, replicas: bool = False) -> Iterator[Cluster]:
     """Three primaries of the embedded binary, each with a third of the slots."""
-    nodes = [Valkey(directory, cluster=True) for _ in range(3)]
+    nodes = [Valkey(directory, cluster=True) for _ in range(6 if replicas else 3)]
     try:
-        for number, node in enumerate(nodes):
+        for node in nodes:
             node.__enter__()
+        for number, node in enumerate(nodes[:3]):
             first, last = number * SLOTS // 3, (number + 1) * SLOTS // 3 - 1
             node.client.cluster("ADDSLOTSRANGE", first, last)
+        for node in nodes:
             node.client.execute_command("CONFIG", "SET", "cluster-announce-ip", "127.0.0.1")
         for node in nodes[1:]:
             nodes[0].client.cluster("MEET", "127.0.0.1", node.port, node.bus_port)
         for node in nodes:
-            node.wait_until(lambda node=node: _is_whole(node))
-        cluster = Cluster(nodes)
+            node.wait_until(lambda node=node: _is_whole(node, len(nodes)))
+        for primary, node in zip(nodes, nodes[3:], strict=False):
+            node.client.cluster("REPLICATE", primary.client.cluster("MYID").decode())
+        for node in nodes[3:]:
+            node.wait_until(lambda node=node: _follows(node))
+        cluster = Cluster(nodes[:3], nodes[3:])
         yield cluster
         cluster.client.close()
     finally:
@@ -161,9 +184,23 @@ def running_cluster(directory: Path) -> Iterator[Cluster]:
             node.__exit__()
 
 
-def _is_whole(node: Valkey) -> bool:
+def _is_whole(node: Valkey, size: int) -> bool:
     info = node.client.cluster("INFO")
-    return info["cluster_state"] == "ok" and int(info["cluster_known_nodes"]) == 3
+    return info["cluster_state"] == "ok" and int(info["cluster_known_nodes"]) == size
+
+
+def _follows(node: Valkey) -> bool:
+    link = node.client.info("replication").get("master_link_status")
+    return bool(link == "up")
+
+
+def _has_slots(node: Valkey, port: int) -> bool:
+    """Whether a node knows that the one at a port has slots."""
+    seen = node.client.cluster("NODES")
+    return any(
+        name.partition("@")[0].endswith(f":{port}") and about["slots"]
+        for name, about in seen.items()
+    )
 
 
 class Relay:
