@@ -35,21 +35,16 @@ class Example(NamedTuple):
     threshold_minor: int | None
     per_person_limit: int
     merchants: list[str] | None
+    gives_packets: bool = False
 
     @property
     def draft(self) -> dict[str, Any]:
         """The body that drafts it."""
-        coupon: dict[str, Any] = {"kind": "fixed", "face": _money(self.face_minor)}
-        if self.threshold_minor is not None:
-            coupon = {
-                "kind": "threshold",
-                "face": _money(self.face_minor),
-                "threshold": _money(self.threshold_minor),
-            }
+        given = "packet" if self.gives_packets else "coupon"
         return {
             "name": self.name,
             "sponsor": "island-tourism",
-            "coupon": coupon,
+            given: {"amount": _money(self.face_minor)} if self.gives_packets else self._coupon,
             "per_person_limit": self.per_person_limit,
             "claim_window": WINDOW,
             "validity_window": WINDOW,
@@ -57,6 +52,17 @@ class Example(NamedTuple):
             "merchants": self.merchants,
             "restock": False,
         }
+
+    @property
+    def _coupon(self) -> dict[str, Any]:
+        coupon: dict[str, Any] = {"kind": "fixed", "face": _money(self.face_minor)}
+        if self.threshold_minor is not None:
+            coupon = {
+                "kind": "threshold",
+                "face": _money(self.face_minor),
+                "threshold": _money(self.threshold_minor),
+            }
+        return coupon
 
     @property
     def funding(self) -> dict[str, Any]:
@@ -83,6 +89,17 @@ EXAMPLES: Final = (
         "ferry", "20 off 100 on any ferry, two each", "渡轮满100减20", 2_000, 2_000, 10_000, 2, None
     ),
     Example("dawn", "only ten: 30 off breakfast", "日出早餐", 10, 3_000, None, 1, None),
+    Example(
+        "packet",
+        "a red packet of 200 yuan, one each",
+        "数字人民币红包",
+        500,
+        20_000,
+        None,
+        1,
+        ["tea-house"],
+        gives_packets=True,
+    ),
 )
 
 

@@ -6,6 +6,7 @@ Method: the installed command in a process and home of its own, by HTTP and sign
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import signal
@@ -115,12 +116,18 @@ def cosigned_size(running: Running) -> int:
     return int(text.split("\n")[1])
 
 
+def credited(home: Path) -> tuple[int, int]:
+    """What `reconcile` says of a running system, and what the sandbox operator was told to add."""
+    said = call(home, "reconcile", "--json")
+    return said.returncode, json.loads(said.stdout)["sums"]["operator"]["credited_minor"]
+
+
 @pytest.mark.slow
 def test_up_claim_verify_down_and_up_again(tmp_path: Path) -> None:
     """The newcomer's path, then a second start: same campaigns, same coupon, no new event."""
     home = tmp_path / "home"
     with tidebook_run(home) as first:
-        assert len(first.campaigns) == 3
+        assert len(first.campaigns) == 4
         assert httpx.get(f"{first.base}/docs").status_code == 200
         token = call(home, "token", "--role", "tourist", "--identity", "alice").stdout.strip()
         claimed = claim(first, token, "first-claim")
@@ -129,12 +136,18 @@ def test_up_claim_verify_down_and_up_again(tmp_path: Path) -> None:
         assert held["coupon"] == claimed.json()["coupon"]
         claimed_at = int(claimed.headers["Tidebook-Position"].partition(":")[2])
         wait_until(lambda: cosigned_size(first) >= claimed_at)
+        httpx.post(
+            f"{first.base}/v1/campaigns/{first.campaigns[3]}/claims",
+            headers={"Authorization": f"Bearer {token}", "Idempotency-Key": "packet"},
+            timeout=30,
+        ).raise_for_status()
+        wait_until(lambda: credited(home) == (0, 20_000))
         beside = call(home, "verify")
         assert (beside.returncode, beside.stderr) == (0, "")
         second = call(home, "run", "--port", "0")
         assert second.returncode == 2
         assert "another Tidebook" in second.stderr
-    assert call(home, "replay", "--json").stdout.count('"claimed": 1,') == 2
+    assert call(home, "replay", "--json").stdout.count('"claimed": 1,') == 4
     alone = call(home, "verify", "--json")
     assert alone.returncode == 0
     position = claimed.headers["Tidebook-Position"]
