@@ -8,29 +8,27 @@ long as that takes: there is no other randomness here, and none may come in.
 
 from __future__ import annotations
 
-import fcntl
 import logging
 import threading
 from collections.abc import Callable, Generator, Iterator, Sequence
-from contextlib import contextmanager
 from datetime import datetime
-from itertools import count, islice
+from itertools import islice
 from pathlib import Path
 from typing import Final, NamedTuple, Protocol
 from uuid import UUID, uuid4
 
 from eventsourcing.persistence import PersistenceError
 
-from campaigns.campaign import CAMPAIGN_FOLD, Campaign
+from api.drawlists import DrawLists, Known, Troubled
+from campaigns.campaign import Campaign
 from campaigns.commands import Call, Command
-from campaigns.draws.announcing import announcement_of, facts_of
+from campaigns.draws.announcing import announcement_of
 from campaigns.draws.beacon import Beacon, BeaconDoubled, is_due
-from campaigns.draws.draw import DRAW_FOLD, SEATS_POOL, PublicDraw, draw_id
+from campaigns.draws.draw import SEATS_POOL
 from campaigns.draws.holding import FreezeList, GiveSeat, MoveUp, Outcome, RecordDraw
-from campaigns.draws.listing import EntryList
 from campaigns.draws.method import draw_key, ranked, result_leaves
 from campaigns.draws.opening import commitment_of, seed_of
-from campaigns.draws.terms import Chain, PublicDrawTerms
+from campaigns.draws.terms import Chain
 from campaigns.event_types import MAPPER
 from campaigns.replies import CAMPAIGN_PREFIX
 from ledger.appending import Capacity
@@ -38,7 +36,7 @@ from ledger.books import Book, PublicId
 from ledger.commit import Answer, CommitError, GroupCommit
 from ledger.datastore import Datastore
 from ledger.events import Actor
-from ledger.history import History, Positioned, Standing
+from ledger.history import History, Standing
 from ledger.merkle import MemoryTree, inclusion_proof
 
 HOLDER: Final = Actor("draw", "system")
@@ -53,14 +51,7 @@ PAUSE_S: Final = (0.1, 5.0)
 FREEZES_MAX: Final = 5
 """How often a list is read on before a freeze is put off: somebody may have withdrawn just now."""
 
-FOLDERS_MAX: Final = 16
-"""Holders that may keep the same list on one machine, each in a folder of its own."""
-
 _log = logging.getLogger("tidebook.draws")
-
-
-class Troubled(Exception):
-    """A draw that cannot go on until somebody looks at it."""
 
 
 class BeaconSource(Protocol):
@@ -91,14 +82,6 @@ class Results(NamedTuple):
         return tuple(inclusion_proof(rank, len(self.ranks), self.tree.read))
 
 
-class Known(NamedTuple):
-    """A campaign with a public draw, as its two streams tell."""
-
-    campaign: Campaign
-    terms: PublicDrawTerms
-    draw: PublicDraw
-
-
 class DrawHolder:
     """Holds the public draws of one book through a writer of its own process."""
 
@@ -121,7 +104,7 @@ class DrawHolder:
         self._writer = writer
         self._draw_key = draw_key
         self._beacons = beacons
-        self._lists = lists
+        self.lists = DrawLists(self._history, lists)
         self._by_the_book = by_the_book
         self._batch = batch
         self._new_id = new_id
@@ -169,38 +152,17 @@ class DrawHolder:
 
     # --- what there is ------------------------------------------------------------------------
 
-    def known(self, campaign: UUID) -> Known | None:
-        """Return a campaign with its public draw, None where there is none or none was opened."""
-        state: Campaign | None = None
-        for _, event in self._life(campaign):
-            state = CAMPAIGN_FOLD.evolve(state, event)
-        draw: PublicDraw | None = None
-        for _, event in self._life(draw_id(campaign)):
-            draw = DRAW_FOLD.evolve(draw, event)
-        if state is None or state.terms.public_draw is None or draw is None:
-            return None
-        return Known(state, state.terms.public_draw, draw)
-
     def _draws(self, standing: Standing) -> Iterator[Known]:
         """Yield the draws with something to do, now or later; others are never asked again."""
         for campaign in sorted({campaign for campaign, _ in standing.capacity} - self._without):
-            known = self.known(campaign)
+            known = self.lists.known(campaign)
             if known is None:
-                if not self._may_open(campaign):
+                if not _may_open(self.lists.campaign(campaign)):
                     self._without.add(campaign)
             elif known.campaign.state == "closed" or known.draw.voided is not None:
                 self._without.add(campaign)
             else:
                 yield known
-
-    def _may_open(self, campaign: UUID) -> bool:
-        state: Campaign | None = None
-        for _, event in self._life(campaign):
-            state = CAMPAIGN_FOLD.evolve(state, event)
-        return state is not None and state.terms.public_draw is not None and state.state == "funded"
-
-    def _life(self, stream: UUID) -> list[Positioned]:
-        return self._history.stream(stream, _ENDLESS)
 
     # --- the steps ----------------------------------------------------------------------------
 
@@ -219,7 +181,7 @@ class DrawHolder:
             yield from self._give(self._again(campaign), self._history.standing(), at)
 
     def _again(self, campaign: UUID) -> Known:
-        known = self.known(campaign)
+        known = self.lists.known(campaign)
         assert known is not None, "what was opened stays opened"
         return known
 
@@ -227,23 +189,19 @@ class DrawHolder:
         """Keep the list up; freeze it when the registration is over."""
         campaign = known.campaign.id
         is_over = self._now(at) >= known.terms.register_until
-        with self._list(campaign) as listed:
-            self._keep_up(listed, campaign)
+        with self.lists.lend(campaign) as listed:
+            self.lists.keep_up(listed, campaign)
             if not is_over:
                 return None
             code = self._ask([FreezeList(self.book, campaign, listed.facts())], at)[0].code
             for _ in range(FREEZES_MAX):
                 if code != "list_differs":
                     break
-                self._keep_up(listed, campaign)
+                self.lists.keep_up(listed, campaign)
                 code = self._ask([FreezeList(self.book, campaign, listed.facts())], at)[0].code
         if code in {"list_frozen", "draw_voided"}:
             yield Step(campaign, code)
         return code if self._again(campaign).draw.frozen is not None else None
-
-    def _keep_up(self, listed: EntryList, campaign: UUID) -> None:
-        listed.follow(campaign, self._history.entries(listed.mark.position))
-        listed.keep()
 
     def _record(self, known: Known, at: datetime | None) -> Generator[Step, None, str | None]:
         """Draw, when the beacon has spoken."""
@@ -301,7 +259,7 @@ class DrawHolder:
         yield Step(known.campaign.id, answer.code)
         return answer.code
 
-    # --- lists and results --------------------------------------------------------------------
+    # --- results -----------------------------------------------------------------------------
 
     def results(self, known: Known) -> Results:
         """Return what a draw that was held came to, by drawing again."""
@@ -320,7 +278,7 @@ class DrawHolder:
         frozen, terms = known.draw.frozen, known.terms
         assert frozen is not None, "the list is frozen"
         key = draw_key(announcement_of(self.book, known.campaign, known.draw), seed, randomness)
-        with self.frozen_list(known) as listed:
+        with self.lists.frozen(known) as listed:
             wanted = terms.winners + terms.runners_up
             ranks = ranked(key, frozen.entries, frozenset(listed.withdrawn()), wanted)
             listed.flush()
@@ -328,38 +286,6 @@ class DrawHolder:
         drawn = Results(ranks, entries, MemoryTree(result_leaves(ranks)))
         self._results = (known.draw.id, drawn)
         return drawn
-
-    @contextmanager
-    def frozen_list(self, known: Known) -> Iterator[EntryList]:
-        """Lend the frozen list; one on disk that is not the published one is made again, once."""
-        frozen, campaign = known.draw.frozen, known.campaign.id
-        assert frozen is not None, "the list is frozen"
-        with self._list(campaign) as listed:
-            for attempt in count():
-                self._keep_up(listed, campaign)
-                if listed.facts() == facts_of(frozen):
-                    break
-                if attempt:
-                    raise Troubled("the book's entries are not the list that was frozen")
-                listed.clear()
-            yield listed
-
-    @contextmanager
-    def _list(self, campaign: UUID) -> Iterator[EntryList]:
-        """Lend a folder of a list that no other process writes to."""
-        for number in range(FOLDERS_MAX):
-            folder = self._lists / self.book / f"{campaign.hex}-{number}"
-            folder.mkdir(parents=True, exist_ok=True)
-            lock = (folder.parent / f"{folder.name}.lock").open("ab")
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                lock.close()
-                continue
-            with lock, EntryList(folder) as listed:
-                yield listed
-            return
-        raise Troubled(f"{FOLDERS_MAX} processes keep this list already")
 
     def _ask(self, commands: Sequence[Command], at: datetime | None) -> list[Answer]:
         call = Call(HOLDER, f"draw-{self._new_id()}", render=lambda _: b"", at=at)
@@ -375,4 +301,8 @@ class DrawHolder:
         return now
 
 
-_ENDLESS: Final = 2**63 - 1
+def _may_open(campaign: Campaign | None) -> bool:
+    """Whether a public draw may still be opened."""
+    if campaign is None or campaign.terms.public_draw is None:
+        return False
+    return campaign.state in {"draft", "funded"}

@@ -13,6 +13,7 @@ import typer
 
 from api.cli import (
     access,
+    drawing,
     fairness,
     migrating,
     projecting,
@@ -50,6 +51,7 @@ for panel, commands in (
             verifying.verify,
             receipts.receipt,
             receipts.check_receipt,
+            drawing.bundle,
             wallets.reconcile,
             fairness.fairness,
         ),
@@ -62,6 +64,7 @@ for panel, commands in (
             projecting.project,
             sweeping.sweep,
             sweeping.draw,
+            drawing.beacon,
             witnessing.log,
             witnessing.witness,
             wallets.dispatch,

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
     from api.drawer import Drawer
     from api.finisher import Finisher
+    from api.publicdraws import DrawHolder
     from api.returner import Returner
     from api.settings import Settings
     from api.sweeper import Sweeper
@@ -45,7 +46,7 @@ def sweep(
     home: Home = None,
     as_json: AsJson = False,
 ) -> int:
-    """Record what has expired, give back what nobody took, and draw lotteries, until stopped.
+    """Record what has expired, give back what nobody took, and hold draws, until stopped.
 
     Everything is judged by the book's writer, so any number of sweepers may run. What is left of
     group packets goes back after a day, and purses are emptied when nobody can send from them.
@@ -74,11 +75,13 @@ def sweep(
             each = list(zip(sweepers, returners, finishers, strict=True))
             return _sweep_once(datastore, each, instant, as_json)
         drawers = [_drawer(datastore, writer, settings, simulated) for writer in writers]
+        holders = [_holder(datastore, writer, settings, simulated) for writer in writers]
         with running(settings) as stop:
             in_threads(
                 [
                     *((one.book, lambda one=one: one.run(stop)) for one in sweepers),
                     *((f"{one.book} draw", lambda one=one: one.run(stop)) for one in drawers),
+                    *((f"{one.book} hold", lambda one=one: one.run(stop)) for one in holders),
                     *((f"{one.book} return", lambda one=one: one.run(stop)) for one in returners),
                     *((f"{one.book} finish", lambda one=one: one.run(stop)) for one in finishers),
                 ],
@@ -101,11 +104,12 @@ def draw(
     home: Home = None,
     as_json: AsJson = False,
 ) -> int:
-    """Draw the lotteries whose intake is over, give the coupons to the winners, and end.
+    """Draw the lotteries whose intake is over, take the due steps of public draws, and end.
 
     `tidebook run` and `tidebook sweep` do this by themselves. It may be stopped and started again
-    at any moment, and run twice at once: everybody's luck was decided by the seed that was
-    committed to when the campaign was opened.
+    at any moment, and run twice at once: everybody's luck is decided by the seed that was committed
+    to when the campaign was opened, and in public draws by a beacon beside it. While this does not
+    speak, such a draw waits.
 
     Examples:
     * `tidebook draw`
@@ -122,11 +126,14 @@ def draw(
             writer = stack.enter_context(writer_of(datastore, one, settings))
             drawer = _drawer(datastore, writer, settings, simulated)
             document += _draw_once(drawer, instant)
+            document += _hold_once(_holder(datastore, writer, settings, simulated), instant)
     if as_json:
         output.print_json(document)
     else:
         for row in document:
-            print(f"{row['campaign']}: {row['given']:,} coupons given")
+            things = "seats" if "steps" in row else "coupons"
+            steps = "".join(f"{step}, " for step in row.get("steps", ()))
+            print(f"{row['campaign']}: {steps}{row['given']:,} {things} given")
         if not document:
             print("nothing to draw")
     return 0
@@ -172,6 +179,43 @@ def _drawer(
     from api.drawer import Drawer
 
     return Drawer(datastore, writer, settings.draw_secret, by_the_book=simulated)
+
+
+def _holder(
+    datastore: Datastore, writer: GroupCommit, settings: Settings, simulated: bool
+) -> DrawHolder:
+    from api.beacons import Beacons
+    from api.publicdraws import DrawHolder
+
+    return DrawHolder(
+        datastore,
+        writer,
+        settings.draw_secret,
+        Beacons(settings.beacon_sources(), settings.beacons_least),
+        settings.lists,
+        by_the_book=simulated,
+    )
+
+
+def _hold_once(holder: DrawHolder, at: datetime | None) -> list[dict[str, Any]]:
+    """Take every step that is due; return a row for each campaign on which something was done."""
+    from api.drawlists import Troubled
+    from campaigns.replies import CAMPAIGN_PREFIX
+    from ledger.books import PublicId
+
+    done: dict[UUID, dict[str, Any]] = {}
+    try:
+        with output.progress(f"{holder.book}: hold", None, "seats") as advance:
+            for step in holder.steps(at):
+                name = str(PublicId(CAMPAIGN_PREFIX, holder.book, step.campaign))
+                row = done.setdefault(step.campaign, {"campaign": name, "given": 0, "steps": []})
+                row["given"] += step.given
+                if step.code != "seats_given":
+                    row["steps"].append(step.code)
+                advance(step.given)
+    except Troubled as error:
+        raise Trouble(str(error)) from None
+    return list(done.values())
 
 
 def _draw_once(drawer: Drawer, at: datetime | None) -> list[dict[str, Any]]:

@@ -20,7 +20,8 @@ from typing import Any
 import pytest
 
 from api.beacons import Beacons
-from api.publicdraws import DrawHolder, Step, Troubled
+from api.drawlists import Troubled
+from api.publicdraws import DrawHolder, Step
 from campaigns import commands as c
 from campaigns.draws import holding, listing
 from campaigns.draws.announcing import announced, facts_of
@@ -133,7 +134,7 @@ class Fair:
     def bundle(self, folder: Path) -> Path:
         """Publish the draw."""
         holder = self.holder()
-        known = holder.known(self.campaign)
+        known = holder.lists.known(self.campaign)
         assert known is not None
         assert known.draw.held is not None
         assert known.draw.frozen is not None
@@ -141,7 +142,7 @@ class Fair:
         turns = [turn.seats for turn in known.draw.turns]
         held = known.draw.held
         seed, signature = bytes.fromhex(held.seed), bytes.fromhex(held.signature)
-        with holder.frozen_list(known) as listed:
+        with holder.lists.frozen(known) as listed:
             write_bundle(folder, told, seed, signature, listed, turns)
         return folder
 
@@ -256,7 +257,7 @@ def test_a_holder_that_was_stopped_comes_back_late(fair: Fair, tmp_path: Path) -
     """What it wanted to record was recorded meanwhile; it is refused and changes nothing."""
     fair.hold(CLOSES)
     late = fair.holder()
-    known = late.known(fair.campaign)
+    known = late.lists.known(fair.campaign)
     assert known is not None
     fair.hold()
     before = len(fair.desk.events())
