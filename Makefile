@@ -18,7 +18,7 @@ PYTEST_ARGS ?= -n auto --dist worksteal
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run demo test test-fast lint format bench bench-big profile load lottery curves reference lock clean
+.PHONY: help setup run demo test test-fast lint format bench bench-big bench-draw profile load lottery curves reference lock clean
 
 help: ## List these targets
 	@echo "Tidebook: an event-sourced ledger for coupons. Targets:"
@@ -63,6 +63,9 @@ profile: $(VENV)/.dev ## Run a rush under py-spy and say where the server's time
 
 bench-big: $(VENV)/.dev ## Claim from a campaign of a million coupons (ARGS="--coupons 12000000")
 	$(BIN)/python -m loadtest.big $(ARGS)
+
+bench-draw: $(VENV)/.dev ## Draw 100,000 of a frozen list of 33 million (ARGS="--verify": and check it)
+	$(BIN)/python -m campaigns.draws.measuring $(ARGS)
 
 reference: $(VENV)/.dev ## Write docs/reference/ from the code
 	$(BIN)/python -m api.reference docs/reference

@@ -7,15 +7,14 @@ on disk is made again. Nothing here decides; the writer takes no entry's index f
 
 from __future__ import annotations
 
-import mmap
 import os
 import shutil
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from hashlib import sha256
 from pathlib import Path
 from types import TracebackType
-from typing import BinaryIO, Final, Self
+from typing import BinaryIO, Final, Self, cast
 from uuid import UUID
 
 import msgspec
@@ -91,10 +90,8 @@ class ListFiles:
 
     def leaves_at(self, indices: Sequence[int]) -> list[bytes]:
         """Return some entries of the list."""
-        if not indices:
-            return []
-        with self._mapped(LIST) as data:
-            return [data[at * LEAF_BYTES : (at + 1) * LEAF_BYTES] for at in indices]
+        with self._opened(LIST) as file:
+            return [os.pread(file.fileno(), LEAF_BYTES, at * LEAF_BYTES) for at in indices]
 
     def proof(self, index: int, size: int) -> list[bytes]:
         """Return the proof that an entry is in the list of the first `size` entries."""
@@ -104,33 +101,31 @@ class ListFiles:
         """Return the root of the list of the first `size` entries."""
         return root_at(size, self._hashes)
 
-    def _mapped(self, name: str) -> mmap.mmap:
-        with (self.folder / name).open("rb") as file:
-            return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+    def _opened(self, name: str) -> BinaryIO:
+        return cast("BinaryIO", (self.folder / name).open("rb", buffering=0))
 
     def _hashes(self, nodes: Sequence[Node]) -> list[bytes]:
         """Return hashes of complete subtrees: a `ledger.merkle.HashReader`."""
-        opened: dict[int, mmap.mmap] = {}
-        try:
-            return [self._hash(node, opened) for node in nodes]
-        finally:
-            for data in opened.values():
-                data.close()
+        with ExitStack() as stack:
+            files = {
+                level: stack.enter_context(self._opened(_TREE % level))
+                for level in {_kept(node) for node in nodes}
+            }
+            return [_hash(node, files[_kept(node)]) for node in nodes]
 
-    def _hash(self, node: Node, opened: dict[int, mmap.mmap]) -> bytes:
-        above = node.level % KEPT_LEVELS
-        level = node.level - above
-        data = opened.get(level)
-        if data is None:
-            data = opened[level] = self._mapped(_TREE % level)
-        first = node.number << above
-        row = [
-            data[at * HASH_BYTES : (at + 1) * HASH_BYTES]
-            for at in range(first, first + (1 << above))
-        ]
-        while len(row) > 1:
-            row = [node_hash(*pair) for pair in zip(row[::2], row[1::2], strict=True)]
-        return row[0]
+
+def _kept(node: Node) -> int:
+    """Return the kept level from which a subtree's hash is made."""
+    return node.level - node.level % KEPT_LEVELS
+
+
+def _hash(node: Node, file: BinaryIO) -> bytes:
+    width = 1 << (node.level - _kept(node))
+    data = os.pread(file.fileno(), width * HASH_BYTES, node.number * width * HASH_BYTES)
+    row = [data[at : at + HASH_BYTES] for at in range(0, len(data), HASH_BYTES)]
+    while len(row) > 1:
+        row = [node_hash(*pair) for pair in zip(row[::2], row[1::2], strict=True)]
+    return row[0]
 
 
 class EntryList(ListFiles):
