@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from hashlib import sha256
 from pathlib import Path
 from typing import Any, Final
@@ -116,8 +116,8 @@ def check_logs(
     A book whose log nobody has begun has nothing to extend. Books are set going again by the
     follower alone, who knows most.
     """
-    with witness_client() as client:
-        remote = reached(witnesses, client)
+    with ExitStack() as stack:
+        remote = reached(witnesses, stack.enter_context(witness_client())) if witnesses else []
         return [
             damaged
             for book in books

@@ -7,20 +7,24 @@ they are for auditors.
 from __future__ import annotations
 
 import gzip
+import re
 from typing import Annotated, Any, Final
 
-from fastapi import APIRouter, Path, Request, Response
+from fastapi import APIRouter, Depends, Path, Request, Response
 
 from api import documentation
-from api.errors import not_found
+from api.errors import RETRY_SOON, Problem, not_found, rate_limited
+from api.ratelimit import address_key
 from api.routes.books import BookName
 from api.routes.ordinary import call_of, service_of
 from api.routes.reading import Auditor, as_json
 from api.transparency import LogView
 from ledger.merkle import HASH_BYTES
-from ledger.transparency import store
+from ledger.transparency import guard, store
 from ledger.transparency.checkpoints import Checkpoint
 from ledger.transparency.leaves import copy_entries
+from ledger.transparency.proofs import Proof
+from ledger.transparency.receipts import NotYetProved, receipt
 from ledger.transparency.texts import Malformed
 from ledger.transparency.tiles import TILE_WIDTH, Tile, encode_bundle
 
@@ -31,9 +35,16 @@ PRIVATE: Final = "private, max-age=31536000, immutable"
 MOMENTARY: Final = "public, max-age=1"
 """A checkpoint is made every second; a cache in front takes the load of those who ask at once."""
 
+_POSITION: Final = re.compile(r"[1-9][0-9]{0,17}", re.ASCII)
 _TEXT: Final = "text/plain; charset=utf-8"
 _BYTES: Final = "application/octet-stream"
-_PUBLIC_CODES: Final = ("not_found", "overloaded", "store_unavailable", "internal_error")
+_PUBLIC_CODES: Final = (
+    "not_found",
+    "rate_limited",
+    "overloaded",
+    "store_unavailable",
+    "internal_error",
+)
 
 TileNumber = Annotated[
     str,
@@ -71,10 +82,23 @@ def _known(request: Request, book: str) -> str:
     return book
 
 
+async def _not_too_fast(request: Request) -> None:
+    """Hold an address to the pace of one member of staff: who asks for hashes has no token."""
+    service = service_of(request)
+    scope = f"log:{address_key(call_of(request).address)}"
+    wait_s = await service.limiter.take(scope, service.rates["auditor"])
+    if wait_s > 0:
+        raise rate_limited(wait_s)
+
+
+_PACED: Final = [Depends(_not_too_fast)]
+
+
 @router.get(
     "/log/{book}",
     summary="Look at a book's log",
     operation_id="get_log",
+    dependencies=_PACED,
     response_class=Response,
     responses={
         **documentation.problems(_PUBLIC_CODES),
@@ -104,6 +128,7 @@ async def get_log(request: Request, book: BookName) -> Response:
     "/log/{book}/checkpoint",
     summary="Get the signed head of a book's log",
     operation_id="get_checkpoint",
+    dependencies=_PACED,
     response_class=Response,
     responses={
         **documentation.problems(_PUBLIC_CODES),
@@ -156,6 +181,7 @@ async def get_entries(
     "/log/{book}/tile/{level}/{number:path}",
     summary="Get a tile of a log's hashes",
     operation_id="get_tile",
+    dependencies=_PACED,
     response_class=Response,
     responses={
         **documentation.problems(_PUBLIC_CODES),
@@ -178,6 +204,46 @@ async def get_tile(
         return stored[: tile.width * HASH_BYTES]
 
     return _sent(await service_of(request).read(find), {"Cache-Control": IMMUTABLE})
+
+
+@router.get(
+    "/v1/books/{book}/events/{position}/receipt",
+    summary="Get the receipt of an event",
+    operation_id="get_receipt",
+    response_class=Response,
+    responses={
+        **documentation.problems((*documentation.READ, "not_found", "behind")),
+        **_file("The event with its proof (C2SP tlog-proof)", _TEXT),
+    },
+    openapi_extra=documentation.signed(),
+)
+async def get_receipt(
+    request: Request,
+    book: BookName,
+    position: Annotated[str, Path(description="The event's position.", examples=["4711"])],
+    _caller: Auditor,
+) -> Response:
+    """One event and the proof that it is in the log, to be verified offline. For auditors."""
+    name = _known(request, book)
+    if not _POSITION.fullmatch(position):
+        raise not_found()
+    wanted = int(position)
+
+    def find(cursor: Any) -> Proof | None:
+        if not 0 < wanted <= guard.head_position(cursor, name):
+            return None
+        return receipt(cursor, name, wanted)
+
+    try:
+        proof = await service_of(request).read(find)
+    except NotYetProved:
+        raise Problem(
+            "behind", "No head that is served has this event yet.", headers=RETRY_SOON
+        ) from None
+    if proof is None:
+        raise not_found()
+    headers = {"Content-Disposition": f'attachment; filename="{name}-{wanted}.tlog-proof"'}
+    return Response(proof.encode(), media_type=_TEXT, headers=headers)
 
 
 def _tile(kind: str, number: str) -> Tile:

@@ -42,7 +42,13 @@ def addresses() -> list[tuple[str, str]]:
 
 def filled(template: str) -> str:
     """An address with ids of things that are not there."""
-    for name, value in {**SOME, "code": "sold_out", "name": "docs.js", "level": "0"}.items():
+    for name, value in {
+        **SOME,
+        "code": "sold_out",
+        "name": "docs.js",
+        "level": "0",
+        "position": "1",
+    }.items():
         template = template.replace("{" + name + "}", value)
     return template.replace("{number:path}", "000.p/1")
 
@@ -88,6 +94,7 @@ ALLOWED = {
     "GET /v1/books/{book}/events": {"auditor"},
     "GET /v1/books/{book}/head": {"auditor"},
     "GET /log/{book}/tile/entries/{number:path}": {"auditor"},
+    "GET /v1/books/{book}/events/{position}/receipt": {"auditor"},
 }
 
 

@@ -15,6 +15,8 @@ from ledger.transparency.follower import Follower
 from ledger.transparency.keys import SignerFiles
 from ledger.transparency.leaves import decode_entry
 from ledger.transparency.notes import Verifier, signed_note, verified
+from ledger.transparency.proofs import Policy
+from ledger.transparency.receipts import verify_receipt
 from ledger.transparency.tiles import Tile, entries_in, hashes_in
 from tests.api.conftest import MakeApp
 from tests.api.harness import App
@@ -76,6 +78,29 @@ def test_what_is_not_in_the_served_tree_is_not_there(app: App, signer: SignerFil
         assert reply.headers["cache-control"] == "no-store"
     assert app.get(f"/log/main/{Tile(0, 0, 1).path}").status_code == 200
     assert app.get("/log/other/checkpoint").status_code == 404
+
+
+def test_an_auditor_gets_receipts(app: App, signer: SignerFiles) -> None:
+    """Of events under the head that is served; of the next one soon, of none that is not there."""
+    app.open_campaign()
+    size = follow(app, signer).size
+    app.open_campaign()
+    auditor = app.token("auditor")
+    reply = app.get(f"/v1/books/main/events/{size}/receipt", token=auditor)
+    assert reply.headers["content-type"] == "text/plain; charset=utf-8"
+    policy = Policy("ledger.example/main", tuple(one.verifier for one in signer.signers()))
+    assert verify_receipt(reply.content, policy).leaf.position == size
+    soon = app.get(f"/v1/books/main/events/{size + 1}/receipt", token=auditor)
+    assert (soon.status_code, soon.json()["code"]) == (503, "behind")
+    for place in ("0", "-1", "x", str(app.events() + 1), "9" * 30):
+        assert app.get(f"/v1/books/main/events/{place}/receipt", token=auditor).status_code == 404
+
+
+def test_nobody_asks_for_hashes_too_fast(make_app: MakeApp) -> None:
+    """Without a token it is the address that is paced."""
+    app = make_app(rate_staff_per_s=0.001, rate_staff_burst=2)
+    codes = [app.get("/log/main/checkpoint").status_code for _ in range(3)]
+    assert codes == [404, 404, 429]
 
 
 def test_a_service_on_an_older_copy_reads_and_does_not_write(
