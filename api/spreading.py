@@ -115,22 +115,26 @@ class Spread:
         """A connection that was accepted when its worker died."""
         listener.setblocking(False)
 
-    def spread(self, recipients: Iterable[Recipient]) -> None:
-        """Hand on what waits now, each to the worker that has the fewest."""
+    def spread(self, recipients: Iterable[Recipient]) -> bool:
+        """Hand on what waits now, each to the worker that has the fewest.
+
+        Return whether nobody waits any more.
+        """
         there = list(recipients)
         for _ in range(ACCEPTED_MAX):
             least = next_of(there)
             if least is None:
-                return
+                return False
             connection = self._held or self._accepted()
             if connection is None:
-                return
+                return True
             self._held = connection
             if least.hand(connection):
                 connection.close()
                 self._held = None
             else:
                 there.remove(least)
+        return False
 
     def _accepted(self) -> socket.socket | None:
         """The next caller; None when nobody waits, or when it is gone already."""
@@ -143,6 +147,10 @@ class Spread:
             time.sleep(PAUSE_S)
             return None
         return connection
+
+    def let_nobody_queue(self) -> None:
+        """Let those who wait be the last ones: who connects now has to knock again."""
+        self._listener.listen(0)
 
     def close(self) -> None:
         """Refuse whoever connects from now on."""

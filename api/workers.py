@@ -37,6 +37,8 @@ DRAINING: Final = b"D"
 BACKLOG: Final = 4_096
 """Connections that may wait to be accepted: a release opens and everybody connects at once."""
 START_TIMEOUT_S: Final = 60.0
+LAST_CALL_S: Final = 5.0
+"""How long a server that ends goes on handing out those who wait to be accepted."""
 KILL_AFTER_S: Final = 45.0
 """A worker that has not drained by then is ended; its own bounds are shorter."""
 BACKOFF_FIRST_S: Final = 0.1
@@ -93,6 +95,8 @@ class Workers:
     _hangup: Hangup = field(init=False)
     _spread: Spread = field(init=False)
     _listens: bool = field(default=False, init=False)
+    _closes_at: float | None = field(default=None, init=False)
+    """While it ends: by when nobody is taken any more. None before, and afterwards."""
 
     def run(self) -> int:
         """Run until all have ended; return 0, or 1 when the first generation did not serve.
@@ -138,11 +142,15 @@ class Workers:
         while self._signals:
             self._obey(self._signals.pop(0))
         self._respawn_due()
+        if self._closes_at is not None and self._closes_at <= time.monotonic():
+            self._close()
         self._end_late()
         self._watch_listener()
 
     def _wait_s(self) -> float | None:
         times = [*self._respawns]
+        if self._closes_at is not None:
+            times.append(self._closes_at)
         times += [w.deadline for w in self._workers if w.draining or w.serving_since is None]
         now = time.monotonic()
         times += [at for each in self._takers() if now < (at := each.stuck_at()) < inf]
@@ -172,11 +180,14 @@ class Workers:
         ]
 
     def _accept(self) -> None:
-        self._spread.spread(self._takers())
+        nobody_waits = self._spread.spread(self._takers())
+        if nobody_waits and self._closes_at is not None:
+            self._close()
 
     def _watch_listener(self) -> None:
         """Listen only as long as somebody could take what comes."""
-        wanted = not self._stopping and next_of(self._takers()) is not None
+        takes = not self._stopping or self._closes_at is not None
+        wanted = takes and next_of(self._takers()) is not None
         if wanted and not self._listens:
             self._selector.register(self.listener, selectors.EVENT_READ, self._accept)
         elif self._listens and not wanted:
@@ -312,9 +323,18 @@ class Workers:
     # --- ends -----------------------------------------------------------------------------------
 
     def _stop(self) -> None:
+        """Hand out those who wait to be accepted, then end: nobody who got through is cut off."""
         self._stopping = True
         self._respawns.clear()
-        self._accept()
+        self._closes_at = time.monotonic() + LAST_CALL_S
+        self._spread.let_nobody_queue()
+        if self._takers():
+            self._accept()
+        else:
+            self._close()
+
+    def _close(self) -> None:
+        self._closes_at = None
         self._watch_listener()
         self._spread.close()  # whoever connects now is refused, not left to wait
         for worker in self._workers:

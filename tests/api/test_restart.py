@@ -23,6 +23,7 @@ from tests.api.conftest import StartServer
 from tests.api.served import Server
 
 CALLERS = 12
+QUEUE = 300
 WAIT_S = 60.0
 
 
@@ -192,6 +193,23 @@ def test_the_end_answers_what_was_asked_and_says_goodbye(start: StartServer) -> 
         wait_until(lambda: refused(server))
         reply = client.get("/healthz")
         assert (reply.status_code, reply.headers["connection"]) == (200, "close")
+    assert server.process.wait(WAIT_S) == 0
+
+
+def test_the_end_answers_whoever_waits_to_be_accepted(start: StartServer) -> None:
+    """SIGTERM: a queue that is longer than what a worker takes at once is answered to its end."""
+    server = start(drain_s=30)
+    port = int(server.url.rpartition(":")[2])
+    server.process.send_signal(signal.SIGSTOP)  # so that nobody is accepted
+    callers = [http.client.HTTPConnection("127.0.0.1", port, timeout=WAIT_S) for _ in range(QUEUE)]
+    for caller in callers:
+        caller.request("GET", "/healthz")
+    server.process.terminate()
+    server.process.send_signal(signal.SIGCONT)
+    for caller in callers:
+        with caller.getresponse() as reply:
+            assert reply.status == 200
+        caller.close()
     assert server.process.wait(WAIT_S) == 0
 
 
