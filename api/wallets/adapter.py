@@ -8,6 +8,7 @@ redirect or proxy of the environment is followed.
 
 from __future__ import annotations
 
+import asyncio
 import secrets
 import time
 from collections.abc import Callable
@@ -120,6 +121,7 @@ class HttpOperator:
     async def hang_up(self) -> None:
         """Close connections that nobody uses; the next question opens another."""
         self._client.close()
+        await asyncio.sleep(0)  # the event loop closes the sockets in its next turn
 
     async def open(self, wallet: str, currency: str) -> WalletState:
         """Open a wallet unless it is open; tell whether it is."""

@@ -272,7 +272,14 @@ class Dispatcher:
             return bool(self.journal.ready(curs, self.operator.name, now, 1))
 
     async def _carry_out_all(self, rows: Sequence[Row]) -> list[Result]:
-        steps = await asyncio.gather(*(self.carry_out(row) for row in rows))
+        tasks = [asyncio.ensure_future(self.carry_out(row)) for row in rows]
+        try:
+            steps = await asyncio.gather(*tasks)
+        except BaseException:
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+            raise
         now = self._clock()
         return [
             Result(row, step, now + timedelta(seconds=self._pause_s(row, step)))

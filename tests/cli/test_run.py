@@ -130,17 +130,17 @@ def test_up_claim_verify_down_and_up_again(tmp_path: Path) -> None:
         assert len(first.campaigns) == 4
         assert httpx.get(f"{first.base}/docs").status_code == 200
         token = call(home, "token", "--role", "tourist", "--identity", "alice").stdout.strip()
+        httpx.post(
+            f"{first.base}/v1/campaigns/{first.campaigns[3]}/claims",
+            headers={"Authorization": f"Bearer {token}", "Idempotency-Key": "packet"},
+            timeout=30,
+        ).raise_for_status()
         claimed = claim(first, token, "first-claim")
         assert claimed.status_code == 201
         [held] = wallet(first, token, claimed.headers["Tidebook-Position"])["items"]
         assert held["coupon"] == claimed.json()["coupon"]
         claimed_at = int(claimed.headers["Tidebook-Position"].partition(":")[2])
         wait_until(lambda: cosigned_size(first) >= claimed_at)
-        httpx.post(
-            f"{first.base}/v1/campaigns/{first.campaigns[3]}/claims",
-            headers={"Authorization": f"Bearer {token}", "Idempotency-Key": "packet"},
-            timeout=30,
-        ).raise_for_status()
         wait_until(lambda: credited(home) == (0, 20_000))
         beside = call(home, "verify")
         assert (beside.returncode, beside.stderr) == (0, "")
