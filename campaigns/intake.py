@@ -8,7 +8,7 @@ knows when or in which order people entered, and nothing may: that is what the l
 from __future__ import annotations
 
 import hmac
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from datetime import datetime, timedelta
 from hashlib import sha256
 from typing import Any, Final, Literal, NamedTuple
@@ -22,6 +22,8 @@ Phase = Literal["entering", "pending", "over"]
 
 _SEED_LABEL: Final = b"tidebook draw 1\0"
 _ID_BYTES: Final = 16
+_NO_BOUND: Final = b"\xff" * (sha256().digest_size + _ID_BYTES + 1)
+"""Behind every rank with its id."""
 
 
 class Drawing(NamedTuple):
@@ -115,17 +117,35 @@ def is_winner(draw: Draw, coupon: UUID) -> bool:
 
 
 def hold(seed: bytes, entrants: Iterable[bytes], places: int) -> Drawing:
-    """Draw among the entrants, given by the 16 bytes of their coupons' ids, in any order."""
-    ids = sorted(entrants)
-    digest = sha256(b"".join(ids)).hexdigest()
-    started = sha256(seed)
-    ranked = []
-    for entrant in ids:
-        hashed = started.copy()
-        hashed.update(entrant)
-        ranked.append(hashed.digest() + entrant)
-    ranked.sort()
-    won = ranked[:places]
+    """Draw among the entrants, given by the 16 bytes of their coupons' ids, in any order.
+
+    An entrant takes little more than these bytes until the ids are in order, shelf by shelf, and
+    then only those are kept who may win yet.
+    """
+    shelves = [bytearray() for _ in range(256)]
+    for entrant in entrants:
+        shelves[entrant[0]] += entrant
+    digest, started = sha256(), sha256(seed)
+    won: list[bytes] = []
+    bound = _NO_BOUND
+    for shelf in shelves:
+        for entrant in sorted(_ids_on(shelf)):
+            digest.update(entrant)
+            hashed = started.copy()
+            hashed.update(entrant)
+            ranked = hashed.digest() + entrant
+            if ranked < bound:
+                won.append(ranked)
+        if len(won) >= 2 * places:
+            won.sort()
+            del won[places:]
+            bound = won[-1] if won else b""
+    won.sort()
+    del won[places:]
     threshold = won[-1][:-_ID_BYTES].hex() if won else None
     winners = [UUID(bytes=one[-_ID_BYTES:]) for one in won]
-    return Drawing(len(ids), digest, winners, threshold)
+    return Drawing(sum(map(len, shelves)) // _ID_BYTES, digest.hexdigest(), winners, threshold)
+
+
+def _ids_on(shelf: bytearray) -> Iterator[bytes]:
+    return (bytes(shelf[at : at + _ID_BYTES]) for at in range(0, len(shelf), _ID_BYTES))

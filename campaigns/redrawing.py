@@ -1,15 +1,19 @@
 """Drawing lotteries again: who had entered, and whom the seed that was shown makes a winner.
 
 It shares no code with the draw that it checks (`campaigns.intake`). An entrant takes sixteen bytes
-here until the campaign is drawn. What is wrong is told in a code and two words for a report.
+here until the campaign is drawn, and no more while it is, but for winners. What is wrong is told in
+a code and two words for a report.
 """
 
 from __future__ import annotations
 
+from collections import defaultdict
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from hashlib import sha256
-from typing import NamedTuple
+from heapq import nsmallest
+from typing import Any, NamedTuple
 
 from campaigns.campaign import (
     Campaign,
@@ -33,7 +37,9 @@ class Wrong(NamedTuple):
 class Lottery:
     """A campaign's lottery as its events made it."""
 
-    entered: bytearray = field(default_factory=bytearray)
+    entered: defaultdict[int, bytearray] = field(default_factory=lambda: defaultdict(bytearray))
+    """The entrants' ids by the first of their bytes, so that they need not be sorted at once."""
+
     to_give: set[int] = field(default_factory=set)
     """The winners who do not have their coupon yet."""
 
@@ -47,7 +53,8 @@ class Lottery:
 
     def enter(self, coupon: int) -> None:
         """Take an entrant in."""
-        self.entered += coupon.to_bytes(16, "big")
+        one = coupon.to_bytes(16, "big")
+        self.entered[one[0]] += one
 
     def gives(self, coupon: int) -> bool:
         """Whether somebody has won and does not have the coupon yet; from now on they have it."""
@@ -64,19 +71,27 @@ class Lottery:
         if draw is None or sha256(seed).hexdigest() != draw.commitment:
             commitment = None if draw is None else draw.commitment
             return Wrong("seed_differs", f"the seed of {commitment}", event.seed)
-        ids = sorted(bytes(self.entered[at : at + 16]) for at in range(0, len(self.entered), 16))
-        ranks = sorted((sha256(seed + one).digest(), one) for one in ids)
-        del ranks[draw.places or 0 :]
-        self.to_give = {int.from_bytes(one, "big") for _, one in ranks}
+        digest = sha256()
+        places = draw.places or 0
+        lowest = nsmallest(max(places, 1), self._ranks(seed, digest))[:places]
+        self.to_give = {int.from_bytes(one[32:], "big") for one in lowest}
         expected = (
-            len(ids),
-            sha256(b"".join(ids)).hexdigest(),
-            len(ranks),
-            ranks[-1][0].hex() if ranks else None,
+            sum(len(shelf) for shelf in self.entered.values()) // 16,
+            digest.hexdigest(),
+            len(lowest),
+            lowest[-1][:32].hex() if lowest else None,
         )
         found = (event.entrants, event.entrants_sha256, event.winners, event.threshold)
-        self.entered = bytearray()
+        self.entered.clear()
         return None if expected == found else Wrong("draw_differs", expected, found)
+
+    def _ranks(self, seed: bytes, digest: Any) -> Iterator[bytes]:
+        """Each entrant's rank and id, in order of ids, of which a digest is made on the way."""
+        for _, shelf in sorted(self.entered.items()):
+            ids = sorted(shelf[at : at + 16] for at in range(0, len(shelf), 16))
+            digest.update(b"".join(ids))
+            for one in ids:
+                yield sha256(seed + one).digest() + one
 
 
 def opening(campaign: Campaign, event: CampaignOpened) -> Wrong | None:

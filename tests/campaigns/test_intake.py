@@ -7,6 +7,7 @@ Method: examples, and properties over any entrants.
 from __future__ import annotations
 
 import hmac
+import tracemalloc
 from collections import Counter
 from collections.abc import Callable, Iterable
 from hashlib import sha256
@@ -23,7 +24,7 @@ from campaigns.admission import Standing
 from campaigns.campaign import Campaign, CampaignDrawn, Draw, Intake, Terms
 from campaigns.coupon import coupon_id
 from campaigns.gate import Knock
-from campaigns.intake import commitment_of, hold, is_winner, places_in, seed_of
+from campaigns.intake import Drawing, commitment_of, hold, is_winner, places_in, seed_of
 from campaigns.redrawing import Lottery
 from ledger.appending import Capacity
 from ledger.events import Actor, Why
@@ -124,13 +125,16 @@ def test_the_threshold_parts_winners_from_the_rest(
     assert drawing.entrants == len(entrants)
 
 
-@given(SEEDS, IDS, st.integers(0, 45))
-def test_the_recomputation_agrees(seed: bytes, entrants: list[bytes], places: int) -> None:
-    """What judges draws shares no code with what holds them, and comes to the same end."""
-    drawing = hold(seed, entrants, places)
+def entered(entrants: Iterable[bytes]) -> Lottery:
+    """A lottery as its judge knows it, with all who entered."""
     lottery = Lottery()
     for one in entrants:
         lottery.enter(int.from_bytes(one, "big"))
+    return lottery
+
+
+def drawn(seed: bytes, places: int, drawing: Drawing) -> tuple[Campaign, CampaignDrawn]:
+    """The campaign whose intake is closed, and the event that tells of its draw."""
     campaign = replace(
         standing(None, 0).campaign,
         draw=Draw(commitment=commitment_of(seed), opening=4, places=places),
@@ -147,8 +151,52 @@ def test_the_recomputation_agrees(seed: bytes, entrants: list[bytes], places: in
         winners=len(drawing.winners),
         threshold=drawing.threshold,
     )
-    assert lottery.redraw(campaign, event) is None
+    return campaign, event
+
+
+@given(SEEDS, IDS, st.integers(0, 45))
+def test_the_recomputation_agrees(seed: bytes, entrants: list[bytes], places: int) -> None:
+    """What judges draws shares no code with what holds them, and comes to the same end."""
+    drawing = hold(seed, entrants, places)
+    lottery = entered(entrants)
+    assert lottery.redraw(*drawn(seed, places, drawing)) is None
     assert lottery.to_give == {winner.int for winner in drawing.winners}
+
+
+CROWD = [sha256(b"entrant %d" % n).digest()[:16] for n in range(20_000)]
+
+
+@pytest.mark.parametrize("places", [0, 1, 300, 10_000, 19_999, 20_000, 30_000])
+def test_a_crowd_is_drawn_as_a_handful_is(places: int) -> None:
+    """Both draws keep only those who may win yet, and come to what sorting everybody comes to."""
+    seed = b"s" * 32
+    drawing = hold(seed, reversed(CROWD), places)
+    ranked = sorted(CROWD, key=lambda one: sha256(seed + one).digest())[:places]
+    assert [winner.bytes for winner in drawing.winners] == ranked
+    assert drawing.entrants == len(CROWD)
+    assert drawing.entrants_sha256 == sha256(b"".join(sorted(CROWD))).hexdigest()
+    lottery = entered(CROWD)
+    assert lottery.redraw(*drawn(seed, places, drawing)) is None
+    assert lottery.to_give == {int.from_bytes(one, "big") for one in ranked}
+
+
+def test_an_entrant_takes_little_memory() -> None:
+    """Of a million entrants of whom few win, both draws hold the ids and not much more."""
+    seed, lottery = b"s" * 32, entered(CROWD)
+    campaign, event = drawn(seed, 10, hold(seed, CROWD, 10))
+
+    def hold_it() -> None:
+        hold(seed, iter(CROWD), 10)
+
+    def hold_it_again() -> None:
+        assert lottery.redraw(campaign, event) is None
+
+    for draw in (hold_it, hold_it_again):
+        tracemalloc.start()
+        draw()
+        peak = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+        assert peak < 40 * len(CROWD)
 
 
 def test_a_seed_is_its_keys_campaigns_and_openings_own() -> None:
