@@ -159,9 +159,18 @@ class GroupDesk(Desk):
             state = fold.evolve(state, event)
         return state
 
+    def events_after(self, position: int) -> list[Event]:
+        """The events behind a position, in order."""
+        entries = self._history.entries(position)
+        return [MAPPER.decode(one.topic, one.state, one.stream, one.version) for one in entries]
+
     def stream(self, stream: UUID) -> list[Event]:
         """The events of a stream, in order."""
-        return [event for event in self.events() if event.originator_id == stream]
+        return [one.event for one in self._history.stream(stream, 2**62)]
+
+    @property
+    def _history(self) -> History:
+        return History(self.datastore, self.book, MAPPER)
 
 
 def problems(desk: GroupDesk) -> list[str]:
