@@ -226,7 +226,7 @@ class Keeper:
         return self.pid is not None and self._serving.is_set() and self._is_ready()
 
     def _keep(self) -> None:
-        backoff_s = BACKOFF_FIRST_S
+        backoff_s = 0.0
         while not self._stopping.is_set():
             self._served_since = None
             try:
@@ -245,15 +245,13 @@ class Keeper:
                 self._failure = StartFailed(f"{self.name} {words}")
                 self._settled.set()
                 return
-            if self._served_for_s() > STABLE_AFTER_S:
-                backoff_s = BACKOFF_FIRST_S
+            backoff_s = next_backoff_s(backoff_s, self._served_for_s())
             self.restarts += 1
             _log.warning(
                 "process.restarting",
                 extra={"child": self.name, "status": code, "after_s": backoff_s},
             )
             self._stopping.wait(backoff_s)
-            backoff_s = min(backoff_s * 2, BACKOFF_MAX_S)
 
     def _live_once(self) -> int:
         """Start one process, wait for its end, return its status."""
@@ -292,6 +290,13 @@ class Keeper:
             return self.ready()
         except Exception:  # noqa: BLE001 - whatever is wrong with it, it does not serve yet
             return False
+
+
+def next_backoff_s(last_s: float, served_s: float) -> float:
+    """How long to wait before a process that ended by itself is started again, after `last_s`."""
+    if served_s > STABLE_AFTER_S:
+        return 0.0
+    return min(max(BACKOFF_FIRST_S, 2 * last_s), BACKOFF_MAX_S)
 
 
 @dataclass(frozen=True)

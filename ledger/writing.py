@@ -13,7 +13,7 @@ from __future__ import annotations
 import logging
 import time
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Final
 
@@ -69,8 +69,16 @@ class Limits:
     linger_until: int = 100  # requests that make a batch worth while at once
     linger_fully_every: int = 8  # batches; between them, as many as the last one had are awaited
     retry_for_s: float = 3.0  # a restarting PostgreSQL is back by then; callers wait a little more
-    retry_pause_s: float = 0.05
+    retry_pause_s: float = 0.05  # and twice as long the next time: who recovers has work to do
+    retry_pause_max_s: float = 0.2
     kept_states_max: int = 10_000  # campaigns whose state is kept between batches
+
+    def pauses_s(self) -> Iterator[float]:
+        """How long to wait before each new try."""
+        pause_s = self.retry_pause_s
+        while True:
+            yield pause_s
+            pause_s = min(2 * pause_s, self.retry_pause_max_s)
 
 
 class Writer:
@@ -110,6 +118,7 @@ class Writer:
         waits for the book's lock first.
         """
         deadline = time.monotonic() + self._limits.retry_for_s
+        pauses_s = self._limits.pauses_s()
         may_be_committed = False
         while True:
             progress = _Progress()
@@ -121,7 +130,7 @@ class Writer:
                 if time.monotonic() < deadline and _code(error) != _HALTED:
                     for ticket in batch:
                         ticket.attempts += progress.committing
-                    time.sleep(self._limits.retry_pause_s)
+                    time.sleep(next(pauses_s))
                     continue
                 self._give_up(batch, may_be_committed)
             except Exception as error:  # noqa: BLE001 - the culprit is found one by one

@@ -75,7 +75,7 @@ POSTGRES_SETTINGS: Final = {
     "min_wal_size": "256MB",
     "max_wal_size": "4GB",
     "checkpoint_timeout": "30s",
-    "checkpoint_completion_target": "0.9",
+    "checkpoint_completion_target": "0.5",
     "timezone": "UTC",
 }
 """As the embedded default has them; a test compares the two."""

@@ -28,6 +28,7 @@ from api.embedded import (
     HomeInUse,
     WrongVersion,
 )
+from api.embedded.postgres import settings_for
 from api.supervisor import Account, Command, StartFailed
 from tests.conftest import wait_until
 
@@ -173,6 +174,27 @@ def test_postgres_comes_back_after_a_kill_with_what_was_committed(home: Path) ->
         busy.join(30)
         assert query(server.url, "SELECT n FROM kept") == 7
         assert running(first) == []
+
+
+def test_all_files_are_synced_at_once_where_the_kernel_tells_of_failures() -> None:
+    """An older one would hide a write that failed, so there each file is synced by itself."""
+    name = "recovery_init_sync_method"
+    for kernel in ("5.8.0-generic", "6.18.44", "10.1"):
+        assert settings_for(1 << 30, kernel)[name] == "syncfs"
+    for kernel in ("5.7.19", "4.18.0-553.el8", "", "unknown"):
+        assert name not in settings_for(1 << 30, kernel)
+
+
+@pytest.mark.fault
+def test_nobody_knocks_at_a_server_that_recovers(home: Path) -> None:
+    """We wait for its own word that it is ready: a refused connection costs it a process."""
+    with EmbeddedPostgres(home) as server:
+        kill(server.pid)
+        wait_until(lambda: server.restarts == 1 and server.alive())
+        [log] = server.log.glob("*.log")
+        said = log.read_text()
+    assert "was not properly shut down" in said
+    assert "FATAL" not in said
 
 
 _BUSY = "SELECT count(*) FROM generate_series(1, 1000000000000)"

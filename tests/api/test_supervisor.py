@@ -16,7 +16,17 @@ from pathlib import Path
 import psutil
 import pytest
 
-from api.supervisor import Account, Child, Command, Keeper, StartFailed, Supervisor
+from api.supervisor import (
+    BACKOFF_MAX_S,
+    STABLE_AFTER_S,
+    Account,
+    Child,
+    Command,
+    Keeper,
+    StartFailed,
+    Supervisor,
+    next_backoff_s,
+)
 from tests.conftest import wait_until
 
 REPOSITORY = Path(__file__).parents[2]
@@ -168,6 +178,15 @@ def test_a_child_that_dies_is_restarted(record: Path) -> None:
         os.kill(running.pids["two"], signal.SIGKILL)
         wait_until(lambda: running.lines().count("started two") == 2)
         assert running.lines().count("started one") == 1
+
+
+def test_who_served_a_while_is_back_at_once_and_who_crashes_at_each_start_is_not() -> None:
+    """The first restart waits for nothing; each further one twice as long, up to a bound."""
+    assert next_backoff_s(2.0, STABLE_AFTER_S + 1) == 0.0
+    pauses = [0.0]
+    for _ in range(6):
+        pauses.append(next_backoff_s(pauses[-1], 0.0))
+    assert pauses == [0.0, 0.1, 0.2, 0.4, 0.8, 1.6, BACKOFF_MAX_S]
 
 
 @pytest.mark.fault

@@ -9,6 +9,7 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from datetime import timedelta
+from itertools import islice
 from typing import Any
 from uuid import UUID, uuid4
 
@@ -226,6 +227,14 @@ def test_a_store_that_is_away_is_said_to_be_away(database_url: str) -> None:
     assert desk.claim(campaign, person(1)).code == "claimed"
     desk.close()
     proxy.close()
+
+
+def test_a_writer_comes_back_within_a_bounded_pause() -> None:
+    """It tries again soon and then less often, so that a store that recovers can do that."""
+    pauses = list(islice(Limits().pauses_s(), 20))
+    assert pauses[:4] == [0.05, 0.1, 0.2, 0.2]
+    assert max(pauses) == 0.2
+    assert sum(pauses) > Limits().retry_for_s
 
 
 def test_a_full_queue_refuses_at_once(datastore: Datastore, database_url: str) -> None:
