@@ -13,13 +13,16 @@ import argparse
 import contextlib
 import json
 import logging
+import sqlite3
 import sys
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
+from urllib.parse import urlsplit
 
 import httpx
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from loadtest import pages
@@ -40,6 +43,10 @@ if TYPE_CHECKING:
     from loadtest.openloop import Progress
 
 FINDINGS_SHOWN: Final = 20
+SECONDS_MIN: Final = 0.1
+SECONDS_MAX: Final = 86_400
+INTERRUPTED: Final = 130
+"""The exit status of a program that Ctrl-C ended."""
 _CANNOT_BEGIN: Final = (
     CommandFailed,
     StartFailed,
@@ -55,19 +62,40 @@ def main(arguments: Sequence[str] | None = None) -> int:
     logging.getLogger("httpx").setLevel(logging.WARNING)  # the check reads many pages
     console = Console(stderr=True, highlight=False)
     directory: Path = options.out or _default_directory(options.scenario)
-    directory.mkdir(parents=True, exist_ok=True)
-    with Recording(directory / pages.CALLS_FILE, new=True) as recording:
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+        recording = Recording(directory / pages.CALLS_FILE, new=True)
+    except (OSError, sqlite3.Error) as trouble:
+        return _complain(console, f"nothing can be written to {directory} ({trouble})")
+    with recording:
         try:
             _run(options, recording, console)
         except _CANNOT_BEGIN as trouble:
-            console.print(f"[red]✗[/red] {trouble}", markup=True)
-            return 2
+            _clear_away(directory)
+            where = f"{options.url}: " if options.url else ""
+            return _complain(console, f"{where}{trouble}")
+        except KeyboardInterrupt:
+            _complain(console, f"interrupted; {directory / pages.CALLS_FILE} was not checked")
+            return INTERRUPTED
         report = pages.write(recording, directory)
     if options.json:
         print(json.dumps(report, ensure_ascii=False))
     else:
         _print(report, directory)
     return 1 if report["findings"] or report["findings"] is None else 0
+
+
+def _complain(console: Console, what: str) -> int:
+    """Say why there is no report."""
+    console.print("[red]✗[/red]", escape(what), soft_wrap=True)
+    return 2
+
+
+def _clear_away(directory: Path) -> None:
+    """Remove the recording of a run that did not begin, and the directory unless it was in use."""
+    (directory / pages.CALLS_FILE).unlink(missing_ok=True)
+    with contextlib.suppress(OSError):
+        directory.rmdir()
 
 
 def _run(options: argparse.Namespace, recording: Recording, console: Console) -> None:
@@ -97,7 +125,7 @@ def _run(options: argparse.Namespace, recording: Recording, console: Console) ->
 def _system(options: argparse.Namespace, console: Console) -> Iterator[System]:
     """The system that was named, or one of our own for the length of the run."""
     if options.url is not None:
-        yield System(options.url.rstrip("/"), {})
+        yield System(options.url, {})
         return
     with contextlib.ExitStack() as stack:
         with console.status("Starting PostgreSQL, Valkey, server, projections and sweeper"):
@@ -160,7 +188,9 @@ def _parser() -> argparse.ArgumentParser:
         "--seconds", type=_seconds, default=10.0, help="length of the arrival curve (default 10)"
     )
     parser.add_argument(
-        "--url", help="a running system with its development issuer; default: one of its own"
+        "--url",
+        type=_url,
+        help="a running system with its development issuer; default: one of its own",
     )
     parser.add_argument(
         "--out", type=Path, help="directory for the report (default load/<time>-<scenario>)"
@@ -186,17 +216,29 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _count(text: str) -> int:
-    number = int(text)
-    if number < 1:
-        raise argparse.ArgumentTypeError("at least 1")
-    return number
+    if not text.isascii() or not text.isdigit() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is no whole number from 1 on")
+    return int(text)
 
 
 def _seconds(text: str) -> float:
-    number = float(text)
-    if not 0.1 <= number <= 86_400:
-        raise argparse.ArgumentTypeError("from 0.1 to 86400")
+    try:
+        number = float(text)
+    except ValueError:
+        number = 0.0
+    if not SECONDS_MIN <= number <= SECONDS_MAX:
+        limits = f"from {SECONDS_MIN} to {SECONDS_MAX}"
+        raise argparse.ArgumentTypeError(f"{text!r} is no number of seconds {limits}")
     return number
+
+
+def _url(text: str) -> str:
+    """The driver speaks plain HTTP to the root of a service."""
+    parts = urlsplit(text)
+    with contextlib.suppress(ValueError):
+        if parts.scheme == "http" and parts.hostname and parts.port != 0 and not parts.query:
+            return text.rstrip("/")
+    raise argparse.ArgumentTypeError(f"{text!r} is no address like http://127.0.0.1:8080")
 
 
 if __name__ == "__main__":
