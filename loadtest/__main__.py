@@ -163,11 +163,13 @@ def _print(report: Json, directory: Path) -> None:
     for finding in (report["findings"] or [])[:FINDINGS_SHOWN]:
         console.print(f"[red]✗[/red] {finding}")
     checks = sum(one["checked"] for one in report["verdicts"])
-    verdict = (
-        f"{len(report['findings'])} findings" if report["findings"] else "every invariant holds"
-    )
+    verdict = _findings(len(report["findings"])) if report["findings"] else "every invariant holds"
     console.print(f"{report['events']:,} events, {checks:,} checks: {verdict}")
     console.print(f"Report: {directory / pages.PAGE_FILE}", soft_wrap=True)
+
+
+def _findings(count: int) -> str:
+    return "1 finding" if count == 1 else f"{count:,} findings"
 
 
 def _default_directory(scenario: str) -> Path:

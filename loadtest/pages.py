@@ -146,7 +146,7 @@ def _verdict(report: Json) -> str:
     rest = len(findings) - FINDINGS_SHOWN
     more = f"<li>and {rest:,} more</li>" if rest > 0 else ""
     return (
-        f'<div class="verdict bad">✗ {len(findings):,} findings'
+        f'<div class="verdict bad">✗ {len(findings):,} finding{"s" if len(findings) > 1 else ""}'
         f"{' or more' if len(findings) >= 1000 else ''}.<ul>{shown}{more}</ul></div>"
     )
 

@@ -95,7 +95,7 @@ def test_a_page_escapes_what_it_shows() -> None:
     text = render(report)
     assert "<script" not in text
     assert "a &lt;rule&gt;" in text
-    assert "1 findings" in text
+    assert "1 finding." in text
 
 
 def test_an_unchecked_run_is_not_shown_as_good() -> None:
