@@ -236,6 +236,7 @@ class Passage:
 
     def _settled(self, ticket: Ticket) -> None:
         answer = ticket.answer
+        self._ticket = None  # which knows us: a ring would be left to the garbage collector
         self._leave(answer, ticket.error)
         if self.over:
             return

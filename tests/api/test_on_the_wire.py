@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import json
 import re
 import socket
@@ -16,6 +17,7 @@ import pytest
 from api.fastpath import Front
 from api.lane import Lane
 from api.nogate import NoGate
+from api.passage import Passage
 from api.plain import LaneCall
 from api.protocol import Traffic
 from campaigns.gate import UNSURE, Knock, Verdict, Word
@@ -500,6 +502,23 @@ def test_a_gate_that_is_silent_leaves_nothing_behind(make_pair: Callable[..., Pa
     wait_until(lambda: all(gate.told for gate in gates))
     assert [gate.told[0][0] for gate in gates] == ["released", "released"]
     assert [app.events() for app in pair.apps] == events
+
+
+def test_a_claim_leaves_nothing_to_the_garbage_collector(pair: Pair) -> None:
+    """Rings would stop the server again and again, for as long as the search for them takes."""
+    campaign = pair.opened(quota=20)
+    app = pair.with_lane.app
+    passages = app.service.passages
+    gc.collect()
+    gc.disable()
+    try:
+        for n in range(20):
+            pair.with_lane.exchange(claim(campaign, pair.session("tourist", f"ann {n}"), f"k{n}"))
+        wait_until(lambda: not passages._under_way)
+        left = [each for each in gc.get_objects() if isinstance(each, Passage)]
+        assert len(left) < 5, "the last ones may still be in some frame"
+    finally:
+        gc.enable()
 
 
 def test_who_is_too_fast_is_told_alike(make_pair: Callable[..., Pair]) -> None:
