@@ -21,7 +21,7 @@ from api.callers import Caller
 from api.errors import RETRY_SOON, Problem, rate_limited, render_refusal
 from api.nogate import AnyForesight, AnyGate, NoForesight, NoGate
 from api.ratelimit import Rate, RateLimiter
-from campaigns.gate import Facts, Knock, Verdict, Word
+from campaigns.gate import NO_TOKEN, Facts, Knock, Verdict, Word
 from campaigns.refusals import Refusal
 from ledger.commit import (
     Answer,
@@ -37,6 +37,16 @@ from ledger.commit import (
 
 SWEEP_S: Final = 0.25
 """How often passages are looked for that have waited for too long."""
+
+AGAIN_S: Final = 0.05
+"""How long somebody waits who found no token, before asking the gate again."""
+AGAIN_MAX: Final = 20
+"""How often; then the slow lane tells. By then a sweep of the gate has found the truth."""
+PROBES: Final = 2
+"""Of those who wait at one campaign, so many ask the store each time: they find out whether it has
+nothing left, which the gate is then told."""
+TOKENLESS_MAX: Final = 20_000
+"""So many may wait; beyond it the slow lane takes them, or refuses them for now."""
 
 NO_POSITION: Final = -1
 """The position of an answer that the gate gave without one."""
@@ -86,6 +96,8 @@ class Passages:
         self._under_way: deque[Passage] = deque()
         """In the order in which they came, so that those to be ended are always in front."""
         self._sweeping: asyncio.TimerHandle | None = None
+        self._tokenless: list[Passage] = []
+        self.again_max = AGAIN_MAX
 
     def watch(self, passage: Passage, loop: asyncio.AbstractEventLoop) -> None:
         """End a passage when it has waited for too long."""
@@ -93,6 +105,25 @@ class Passages:
         if self._sweeping is None:
             pause_s = min(SWEEP_S, self._timeout_s / 4)
             self._sweeping = loop.call_later(pause_s, self._sweep, loop, pause_s)
+
+    def wait_for_token(self, passage: Passage, loop: asyncio.AbstractEventLoop) -> bool:
+        """Have a passage ask the gate again in a moment; False when too many wait for that."""
+        if len(self._tokenless) >= TOKENLESS_MAX:
+            return False
+        if not self._tokenless:
+            loop.call_later(AGAIN_S, self._ask_again)
+        self._tokenless.append(passage)
+        return True
+
+    def _ask_again(self) -> None:
+        waiting, self._tokenless = self._tokenless, []
+        probes: dict[int, int] = {}
+        for passage in waiting:
+            if passage.over or passage.knock is None:
+                continue
+            campaign = passage.knock.campaign.int
+            asked = probes[campaign] = probes.get(campaign, 0) + 1
+            passage.go_on(slowly=asked <= PROBES)
 
     def _sweep(self, loop: asyncio.AbstractEventLoop, pause_s: float) -> None:
         late = perf_counter() - self._timeout_s
@@ -108,6 +139,7 @@ class Passage:
     """One write; subclasses know who waits for its end."""
 
     __slots__ = (
+        "_again",
         "_loop",
         "_rate",
         "_request",
@@ -144,6 +176,8 @@ class Passage:
         self._ticket: Ticket | None = None
         self._rate: Rate | None = None
         self._slow = False
+        self._again = 0
+        """How often it has found no token."""
 
     # --- who waits ----------------------------------------------------------------------------
 
@@ -200,6 +234,8 @@ class Passage:
                 self._queue()
         elif self.over:
             return
+        elif word is NO_TOKEN:
+            self._wait_for_token()
         elif verdict is _UNSURE:
             self._take_slow_lane()
         elif word.code is not None:
@@ -210,14 +246,31 @@ class Passage:
         else:
             self._refuse(_PLEASE_WAIT)
 
+    def _wait_for_token(self) -> None:
+        """There may be nothing left, or others hold the last ones: that is soon to be known."""
+        passages = self.passages
+        self._again += 1
+        if self._again > passages.again_max or not passages.wait_for_token(self, self._loop):
+            self._take_slow_lane()
+
+    def go_on(self, *, slowly: bool) -> None:
+        """Ask the store without a token, or the gate for one again."""
+        if slowly:
+            self._take_slow_lane()
+        else:
+            self._release()
+            self._pass_gate()
+
     def _take_slow_lane(self) -> None:
         """Ask the store without the gate's word; so many at a time, or it would be the rush."""
         passages = self.passages
         wait_s = passages.limiter.take_here(self.caller.scope, self._rate)
         if wait_s > 0:
+            self._release()
             self._refuse(rate_limited(wait_s))
             return
         if passages.in_slow_lane >= passages.slow_lane_max:
+            self._release()
             self._refuse(
                 Problem("overloaded", "Too many claims are asked one by one.", headers=RETRY_SOON)
             )

@@ -178,3 +178,39 @@ def test_the_gate_of_what_is_about_to_begin_is_built(app: App, redis_url: str) -
     assert app.claim(campaign).status_code == 201
     assert keeper.gate.tally.words[Verdict.UNSURE] == 0
     assert keeper.gate.tally.words[Verdict.ADMITTED] == 1
+
+
+def with_few(app: App, quota: int) -> tuple[str, Any]:
+    """A campaign with few coupons that the gate knows, and the passages of the service."""
+    campaign = app.open_campaign(quota=quota)
+    assert app.claim(campaign, "whoever is first").status_code == 201
+    assert app.service.gatekeeper is not None
+    tally = app.service.gatekeeper.gate.tally.words
+
+    def is_known() -> bool:
+        before = tally[Verdict.ADMITTED]
+        app.claim(campaign, "whoever is first", key=f"again {before}")
+        return tally[Verdict.CLAIMED] > 0
+
+    app.wait_until(is_known)
+    return campaign, app.service.passages
+
+
+def test_a_rush_for_the_last_ones_waits_for_a_word(make_app: MakeApp) -> None:
+    """Far more people than coupons and than the slow lane is wide: 201 or «sold out», no 503."""
+    app = make_app(slow_lane_max=50)
+    campaign, _ = with_few(app, 101)
+    presses = Presses(app, campaign, PRESSES)
+    app.wait_until(lambda: presses.heard == PRESSES, 60)
+    assert presses.statuses == {201: 100, 409: PRESSES - 100}
+
+
+def test_without_waiting_a_rush_for_the_last_ones_hears_503(make_app: MakeApp) -> None:
+    """Control: whoever finds no token goes to the slow lane at once."""
+    app = make_app(slow_lane_max=50)
+    campaign, passages = with_few(app, 101)
+    passages.again_max = 0
+    presses = Presses(app, campaign, PRESSES)
+    app.wait_until(lambda: presses.heard == PRESSES, 60)
+    assert presses.statuses[201] == 100
+    assert presses.statuses[503] > 0

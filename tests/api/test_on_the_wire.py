@@ -15,9 +15,8 @@ import psycopg2
 import pytest
 
 from api.fastpath import Front
-from api.lane import Lane
+from api.lane import Lane, _Ride
 from api.nogate import NoGate
-from api.passage import Passage
 from api.plain import LaneCall
 from api.protocol import Traffic
 from campaigns.gate import UNSURE, Knock, Verdict, Word
@@ -515,7 +514,7 @@ def test_a_claim_leaves_nothing_to_the_garbage_collector(pair: Pair) -> None:
         for n in range(20):
             pair.with_lane.exchange(claim(campaign, pair.session("tourist", f"ann {n}"), f"k{n}"))
         wait_until(lambda: not passages._under_way)
-        left = [each for each in gc.get_objects() if isinstance(each, Passage)]
+        left = [each for each in gc.get_objects() if isinstance(each, _Ride)]
         assert len(left) < 5, "the last ones may still be in some frame"
     finally:
         gc.enable()
