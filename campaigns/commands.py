@@ -45,7 +45,7 @@ from campaigns.coupon import (
     coupon_id,
 )
 from campaigns.draws.opening import open_draw, require_funds, require_kept
-from campaigns.granting import grant, told_again
+from campaigns.granting import grant, redeemed_again, told_again
 from campaigns.holding import holding_read
 from campaigns.intake import (
     commitment_of,
@@ -66,12 +66,12 @@ from campaigns.replies import (
     COUPON_PREFIX,
     EndingReply,
     EntryReply,
-    RedemptionReply,
     RefundReply,
     campaign_reply,
     coupon_reply,
     encode,
     holding_name,
+    redemption_reply,
 )
 from campaigns.splitting import split_commitment, split_seed
 from ledger.appending import Capacity
@@ -514,8 +514,10 @@ class ClaimCoupon(Command, msgspec.Struct, frozen=True, gc=False):
         own = ((campaign.id, POOL), Capacity(1, 0, share.amount_minor, 0))
         return Decision("claimed", reply, (event,), (own, *taken), own_record=True)
 
-    def retell(self, event: CouponClaimed | PacketClaimed) -> tuple[str, bytes]:
+    def retell(self, event: Event) -> tuple[str, bytes] | None:
         """Tell a claim again from its event."""
+        if not isinstance(event, CouponClaimed | PacketClaimed):
+            return None
         return told_again(self.book, event)
 
     def _entry(self, view: View, header: Header, campaign: Campaign, draw: Draw) -> Decision | None:
@@ -629,17 +631,11 @@ class RedeemCoupon(CouponCommand):
             discount_minor=coupon.face_minor,
             currency=coupon.currency,
         )
-        discount = Money(coupon.face_minor, coupon.currency)
-        reply = RedemptionReply(
-            **self._names(coupon),
-            state="redeemed",
-            merchant=self.merchant,
-            order=self.order,
-            discount=discount,
-            payable=self.order_total - discount,
-            redeemed_at=view.now,
-        )
-        return Decision("redeemed", reply, [event])
+        return Decision("redeemed", redemption_reply(self.book, event), (event,), own_record=True)
+
+    def retell(self, event: Event) -> tuple[str, bytes] | None:
+        """Tell a redemption again from its event."""
+        return redeemed_again(self.book, event) if isinstance(event, CouponRedeemed) else None
 
     def _require_usable(self, coupon: Coupon, campaign: Campaign, now: datetime) -> None:
         if coupon.state == "entered":

@@ -1,4 +1,4 @@
-"""Granting a coupon: the event and the reply of a claim, and the reply told again from the event.
+"""Granting a coupon: the event and the reply of a claim; and replies told again from events.
 
 In a rush every claim is the same but for the person. So what stays the same is encoded once for
 each version of a campaign, as a pair of moulds, and never in a way of its own: the plain encoders
@@ -15,10 +15,10 @@ from msgspec import Raw
 from msgspec.structs import asdict
 
 from campaigns.campaign import Campaign
-from campaigns.coupon import COUPON_FOLD, CouponClaimed
+from campaigns.coupon import COUPON_FOLD, CouponClaimed, CouponRedeemed
 from campaigns.packets.packet import PACKET_FOLD, PacketClaimed
 from campaigns.packets.replies import packet_reply
-from campaigns.replies import COUPON_PREFIX, coupon_reply, encode
+from campaigns.replies import COUPON_PREFIX, coupon_reply, encode, redemption_reply
 from ledger.books import Book
 from ledger.events import Actor, Event, Why
 from ledger.moulds import EncodedEvent, EventMould, Mould
@@ -114,20 +114,29 @@ def _make_forms(book: Book, campaign: Campaign, sample: CouponClaimed) -> Forms:
     return keep_forms(forms)
 
 
-TOLD: Final = frozenset({"claimed"})
+TOLD: Final = frozenset({"claimed", "redeemed"})
 """The codes of what events tell."""
 
 
 def tells_itself(event: Event) -> bool:
-    """Whether an event tells its reply: a claim that was not entered for before."""
+    """Whether an event tells its reply: a redemption, a claim that was not entered for before."""
+    if isinstance(event, CouponRedeemed):
+        return True
     return isinstance(event, CouponClaimed | PacketClaimed) and event.originator_version == 1
 
 
 def tell(book: str, event: Event) -> tuple[str, bytes] | None:
     """Return the code and the reply that an event tells, None when it tells none."""
+    if isinstance(event, CouponRedeemed):
+        return redeemed_again(Book(book), event)
     if isinstance(event, CouponClaimed | PacketClaimed) and tells_itself(event):
         return told_again(Book(book), event)
     return None
+
+
+def redeemed_again(book: Book, event: CouponRedeemed) -> tuple[str, bytes]:
+    """Return the code and the reply of a redemption from its event."""
+    return "redeemed", encode(redemption_reply(book, event))
 
 
 def told_again(book: Book, event: CouponClaimed | PacketClaimed) -> tuple[str, bytes]:

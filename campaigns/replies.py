@@ -14,7 +14,7 @@ import msgspec
 from msgspec import UNSET, UnsetType
 
 from campaigns.campaign import Campaign, Intake, Terms
-from campaigns.coupon import Coupon
+from campaigns.coupon import Coupon, CouponRedeemed
 from campaigns.packets.terms import Leftover, PacketTerms, RefundOrder
 from ledger.books import Book, PublicId
 from ledger.money import Money
@@ -135,6 +135,21 @@ class RedemptionReply(msgspec.Struct, frozen=True):
     discount: Money
     payable: Money
     redeemed_at: datetime
+
+
+def redemption_reply(book: Book, event: CouponRedeemed) -> RedemptionReply:
+    """Return what a merchant gets on redeeming, which the event says in full."""
+    discount = Money(event.discount_minor, event.currency)
+    return RedemptionReply(
+        coupon=f"{COUPON_PREFIX}_{book}_{event.originator_id.hex}",
+        campaign=f"{CAMPAIGN_PREFIX}_{book}_{event.campaign.hex}",
+        state="redeemed",
+        merchant=event.merchant,
+        order=event.order,
+        discount=discount,
+        payable=Money(event.order_total_minor, event.currency) - discount,
+        redeemed_at=event.at,
+    )
 
 
 class RefundReply(msgspec.Struct, frozen=True):

@@ -136,13 +136,13 @@ def insert_replies(cursor: Any, book: str, replies: Sequence[StoredReply]) -> No
 def event_rows(book: str, after: int, events: Iterable[NewEvent]) -> bytes:
     """Return what `COPY_EVENTS` reads: events at positions after + 1, after + 2, …."""
     head = _text_field(book, columns=7)
-    topics: dict[str, bytes] = {}
+    topics = _TextFields()
     rows = [_COPY_HEADER]
     add = rows.append
     for position, (stream, version, topic, state, request) in enumerate(events, after + 1):
         add(head)
         add(_EVENT_FIXED.pack(8, position, 16, stream.bytes, 4, version))
-        add(topics.get(topic) or topics.setdefault(topic, _text_field(topic)))
+        add(topics[topic])
         add(_LENGTH.pack(len(state)))
         add(state)
         add(_NULL if request is None else _LENGTH_AND_ID.pack(16, request))
@@ -153,16 +153,23 @@ def event_rows(book: str, after: int, events: Iterable[NewEvent]) -> bytes:
 def reply_rows(book: str, replies: Iterable[StoredReply]) -> bytes:
     """Return what `COPY_REPLIES` reads."""
     head = _text_field(book, columns=7)
+    length, place = _LENGTH.pack, _LENGTH_AND_LONG.pack
+    words = _TextFields()
     rows = [_COPY_HEADER]
-    for reply in replies:
-        rows.append(head)
-        for field in (reply.scope.encode(), reply.key.encode(), reply.fingerprint):
-            rows.append(_LENGTH.pack(len(field)))
-            rows.append(field)
-        rows.append(_text_field(reply.code))
-        rows.append(_LENGTH.pack(len(reply.body)))
-        rows.append(reply.body)
-        rows.append(_LENGTH_AND_LONG.pack(8, reply.position))
+    for scope, key, fingerprint, code, body, position in replies:
+        name = key.encode()
+        rows += (
+            head,
+            words[scope],
+            length(len(name)),
+            name,
+            length(len(fingerprint)),
+            fingerprint,
+            words[code],
+            length(len(body)),
+            body,
+            place(8, position),
+        )
     rows.append(_COPY_TRAILER)
     return b"".join(rows)
 
@@ -198,6 +205,14 @@ def _text_field(text: str, columns: int | None = None) -> bytes:
     data = text.encode()
     start = b"" if columns is None else struct.pack(">h", columns)
     return start + _LENGTH.pack(len(data)) + data
+
+
+class _TextFields(dict[str, bytes]):
+    """The fields of words that come again and again, made once."""
+
+    def __missing__(self, text: str) -> bytes:
+        field = self[text] = _text_field(text)
+        return field
 
 
 def _new_event(event: StoredEvent) -> NewEvent:

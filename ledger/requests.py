@@ -107,8 +107,11 @@ class Further(NamedTuple):
     pools: Sequence[PoolKey] = ()
 
 
-Retell = Callable[[Any], tuple[str, bytes]]
-"""Tells a code and a body from an event, byte for byte as they were told when it was written."""
+Retell = Callable[[Any], tuple[str, bytes] | None]
+"""Tells a code and a body from an event, byte for byte as they were told when it was written.
+
+None for an event of another kind, which is the record of another request.
+"""
 
 
 class Request(msgspec.Struct, frozen=True, gc=False):

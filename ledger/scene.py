@@ -261,7 +261,8 @@ class Scene:
             raise AssertionError(f"position {row[2]} has the request id of another request")
         if request.retell is None or event.why.fingerprint != request.fingerprint.hex():
             return KeyReused()
-        return Answer(*request.retell(event), row[2], replayed=not first)
+        told = request.retell(event)
+        return KeyReused() if told is None else Answer(*told, row[2], replayed=not first)
 
     def _instant(self, proposed: datetime | None) -> datetime:
         """The clock's instant or the simulated one, but never before the event before it."""

@@ -104,11 +104,11 @@ class Wanted:
             book,
             _array([stream.hex for stream in self.streams]),
             _array(map(str, self.after)),
-            _array([_quoted(key.scope) for key in keys]),
-            _array([_quoted(key.key) for key in keys]),
-            _array([key.request.hex() for key in keys]),
+            _text_array([scope for scope, _, _ in keys]),
+            _text_array([key for _, key, _ in keys]),
+            _array([request.hex() for _, _, request in keys]),
             _array([campaign.hex for campaign, _ in pools]),
-            _array([_quoted(pool) for _, pool in pools]),
+            _text_array([pool for _, pool in pools]),
         )
 
 
@@ -196,7 +196,8 @@ def _array(items: Iterable[str]) -> str:
     return "{" + ",".join(items) + "}"
 
 
-def _quoted(text: str) -> str:
-    if "\\" in text or '"' in text:
-        text = text.replace("\\", "\\\\").replace('"', '\\"')
-    return f'"{text}"'
+def _text_array(texts: Sequence[str]) -> str:
+    whole = '","'.join(texts)
+    if "\\" in whole or whole.count('"') != 2 * max(0, len(texts) - 1):
+        whole = '","'.join(text.replace("\\", "\\\\").replace('"', '\\"') for text in texts)
+    return f'{{"{whole}"}}' if texts else "{}"

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from campaigns import accounting
 from campaigns.campaign import Campaign, Terms
-from campaigns.coupon import COUPON_FOLD, CouponClaimed, coupon_hex, coupon_id
+from campaigns.coupon import COUPON_FOLD, CouponClaimed, CouponRedeemed, coupon_hex, coupon_id
 from campaigns.event_types import MAPPER
 from campaigns.granting import grant, plain_claim, tell, tells_itself, told_again
 from campaigns.replies import coupon_reply, encode
@@ -134,6 +134,34 @@ def test_a_mould_is_checked_once() -> None:
         checks.event(grant(BOOK, campaign, *ordinary)[0])
     assert len(checked) == 1
     assert isinstance(checked[0], CouponClaimed)
+
+
+def test_the_bytes_of_a_redemptions_reply_are_pinned() -> None:
+    """They are told from the event for ever as well: this fails when somebody changes the form."""
+    event = CouponRedeemed(
+        originator_id=UUID(int=9),
+        originator_version=2,
+        at=NOON,
+        by=tourist("mall"),
+        why=Why("r", "k", "f"),
+        campaign=UUID(int=7),
+        person=person(1),
+        merchant="mall",
+        shop=None,
+        order="a 1",
+        order_total_minor=2_000,
+        discount_minor=500,
+        currency="CNY",
+    )
+    assert tells_itself(event)
+    code, body = tell("main", event) or ("", b"")
+    assert code == "redeemed"
+    assert body == (
+        b'{"coupon":"cpn_main_00000000000000000000000000000009",'
+        b'"campaign":"cmp_main_00000000000000000000000000000007","state":"redeemed",'
+        b'"merchant":"mall","order":"a 1","discount":{"amount_minor":500,"currency":"CNY"},'
+        b'"payable":{"amount_minor":1500,"currency":"CNY"},"redeemed_at":"2026-05-01T12:00:00Z"}'
+    )
 
 
 def test_only_a_streams_first_claim_tells_itself() -> None:

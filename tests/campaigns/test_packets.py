@@ -81,7 +81,7 @@ def test_a_claim_tells_the_packet_and_what_is_in_it() -> None:
     decision = story.when(asked, tourist(person(1)))
     event = story.streams[PACKET][0]
     assert decision.own_record
-    assert asked.retell(event) == ("claimed", bytes(decision.reply))  # type: ignore[arg-type]
+    assert asked.retell(event) == ("claimed", bytes(decision.reply))
     assert b'"balance":{"amount_minor":20000,"currency":"CNY"}' in bytes(decision.reply)
 
 

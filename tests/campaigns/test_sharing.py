@@ -50,7 +50,7 @@ def handed_out(
 def test_everything_is_handed_out_once(own: bytes, count: int, more: int, kind: str) -> None:
     """Whoever comes in whatever order: each share is taken once, and the sum is the total."""
     mixed = mixed_seed(own, GROUP, "00")
-    amounts = amounts_of(kind, mixed, count + more, count)  # type: ignore[arg-type]
+    amounts = amounts_of(kind, mixed, count + more, count)
     assert sum(amounts) == count + more
     assert min(amounts) >= 1
     left = list(range(1, count + 1))

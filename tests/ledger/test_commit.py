@@ -17,7 +17,7 @@ import psycopg2
 import pytest
 from msgspec.structs import replace
 
-from campaigns.commands import ClaimCoupon, PauseCampaign, RedeemCoupon, VoidCoupon
+from campaigns.commands import ClaimCoupon, PauseCampaign, RedeemCoupon, RefundCoupon, VoidCoupon
 from campaigns.coupon import coupon_id
 from ledger import appending, session
 from ledger.commit import (
@@ -462,6 +462,32 @@ def test_a_claim_keeps_no_reply_and_is_told_again(desk: Desk, datastore: Datasto
     stored = rows_of(desk, "SELECT position, request FROM event WHERE request IS NOT NULL")
     mark = appending.request_id(f"tourist:{person(1)}", "key")
     assert stored == [(first.position, UUID(bytes=mark))]
+
+
+def test_a_redemption_keeps_no_reply_and_is_told_again(desk: Desk) -> None:
+    """Its event is its record, whatever became of the coupon since; its key is good for no more."""
+    campaign = desk.opened(quota=5)
+    coupon, other = (desk.claimed(campaign, person(n)) for n in (1, 2))
+    desk.claim(campaign, person(4), "claim")
+    total = Money(9_000, "CNY")
+    redeem = RedeemCoupon(desk.book, coupon, "mall", None, "order", total)
+    first = desk.send(redeem, MALL, "key")
+    assert (first.code, first.replayed) == ("redeemed", False)
+    assert rows_of(desk, "SELECT code FROM idempotency WHERE scope LIKE 'merchant:%%'") == []
+    refund = RefundCoupon(desk.book, coupon, "mall", "order", "returned")
+    assert desk.send(refund, MALL).code == "refunded"
+    assert desk.send(redeem, MALL, "key") == first._replace(replayed=True)
+    with pytest.raises(KeyReused):
+        desk.send(
+            RedeemCoupon(desk.book, other, "mall", None, "order", total),
+            MALL,
+            "key",
+            fingerprint=b"other",
+        )
+    with pytest.raises(KeyReused):
+        desk.send(ClaimCoupon(desk.book, campaign, person(3)), MALL, "key")
+    with pytest.raises(KeyReused):
+        desk.send(redeem, tourist(person(4)), "claim")
 
 
 def test_a_retry_tells_what_was_true_then(desk: Desk) -> None:

@@ -240,9 +240,9 @@ def claim_a_success_that_was_none(damage: Damage) -> None:
 def move_a_reply(damage: Damage) -> None:
     """A success at the position of another event of the same kind."""
     damage.run(
-        "UPDATE idempotency SET position = %s WHERE position = %s AND code = 'redeemed'",
-        damage.position("coupon.redeemed", 3),
-        damage.position("coupon.redeemed", 2),
+        "UPDATE idempotency SET position = %s WHERE position = %s AND code = 'refunded'",
+        damage.position("coupon.refunded", 2),
+        damage.position("coupon.refunded", 1),
     )
 
 
