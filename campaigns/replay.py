@@ -36,6 +36,15 @@ from campaigns.draws.entry import (
     DrawWithdrawn,
     DrawWon,
 )
+from campaigns.groups.group import (
+    GROUP_EVENTS,
+    GROUP_FOLD,
+    Group,
+    GroupClosed,
+    GroupFunded,
+    GroupShareTaken,
+)
+from campaigns.groups.purse import PURSE_EVENTS
 from campaigns.holding import HOLDING_FOLD, Holding
 from campaigns.intake import is_winner
 from campaigns.packets.packet import (
@@ -100,13 +109,33 @@ class DrawCounts(msgspec.Struct):
     won: int = 0
 
 
+class GroupCounts(msgspec.Struct):
+    """Group packets: how many were sent and are open, their shares, and where their money is.
+
+    Sent = taken + returned + outstanding, in minor units.
+    """
+
+    sent: int = 0
+    open: int = 0
+    shares_taken: int = 0
+    sent_minor: int = 0
+    taken_minor: int = 0
+    returned_minor: int = 0
+
+    @property
+    def outstanding_minor(self) -> int:
+        """What nobody has taken of groups that are open."""
+        return self.sent_minor - self.taken_minor - self.returned_minor
+
+
 class CampaignAt(msgspec.Struct):
-    """A campaign at a position: what became of its coupons, its packets and its public draw."""
+    """A campaign at a position, and what became of all that it gave."""
 
     campaign: Campaign
     coupons: CouponCounts = msgspec.field(default_factory=CouponCounts)
     packets: PacketCounts = msgspec.field(default_factory=PacketCounts)
     draw: DrawCounts = msgspec.field(default_factory=DrawCounts)
+    groups: GroupCounts = msgspec.field(default_factory=GroupCounts)
 
 
 class MoneyAt(msgspec.Struct):
@@ -139,6 +168,7 @@ class BookAt:
         self.at: datetime | None = None
         self.coupons = CouponCounts()
         self.packets = PacketCounts()
+        self.groups = GroupCounts()
         self.campaigns: dict[UUID, CampaignAt] = {}
         self._moved: defaultdict[tuple[str, str], int] = defaultdict(int)
         self._posted: defaultdict[str, int] = defaultdict(int)
@@ -153,6 +183,7 @@ class BookAt:
             CouponVoided: self._voided,
             **dict.fromkeys(PACKET_EVENTS, self._packet_event),
             **dict.fromkeys((*DRAW_EVENTS, *ENTRY_EVENTS), self._public_draw),
+            **dict.fromkeys((*GROUP_EVENTS, *PURSE_EVENTS), self._group_event),
         }
 
     def apply(self, positioned: Positioned) -> None:
@@ -191,6 +222,22 @@ class BookAt:
     def _packet_event(self, event: Any) -> None:
         for counts in (self.packets, self.campaigns[event.campaign].packets):
             _count_packet(counts, event)
+
+    def _group_event(self, event: Any) -> None:
+        for counts in (self.groups, self.campaigns[event.campaign].groups):
+            match event:
+                case GroupFunded():
+                    counts.sent += 1
+                    counts.open += 1
+                    counts.sent_minor += event.total_minor
+                case GroupShareTaken():
+                    counts.shares_taken += 1
+                    counts.taken_minor += event.amount_minor
+                case GroupClosed():
+                    counts.open -= 1
+                    counts.returned_minor += event.returned_minor
+                case _:
+                    pass
 
     def _public_draw(self, event: Any) -> None:
         counts = self.campaigns[event.campaign].draw
@@ -296,6 +343,13 @@ def coupon_life(history: History, coupon: UUID, until: int) -> Life[Coupon]:
 def packet_life(history: History, packet: UUID, until: int) -> Life[Packet]:
     """Return a packet's steps up to a position; none when it was not claimed yet."""
     return _life_of(Packet, history.stream(packet, until))
+
+
+def group_life(history: History, group: UUID, until: int) -> Life[Group]:
+    """Return a group packet's steps up to a position; none when it was not sent yet."""
+    events = history.stream(group, until)
+    is_group = events and isinstance(events[0].event, GroupFunded)
+    return _life(events, GROUP_FOLD) if is_group else []
 
 
 def shown_state(history: History, coupon: Coupon, until: int) -> str:

@@ -13,7 +13,7 @@ from api.cli.trouble import Trouble
 
 if TYPE_CHECKING:
     from api.settings import Settings
-    from campaigns.replay import BookAt, CampaignAt, CouponCounts, Life, PacketCounts
+    from campaigns.replay import BookAt, CampaignAt, CouponCounts, GroupCounts, Life, PacketCounts
     from ledger.datastore import Datastore
     from ledger.history import History
 
@@ -24,6 +24,10 @@ COUNTED: Final = (
 PACKETS_COUNTED: Final = (
     *("claimed", "held", "expired", "closed", "payments", "refunds"),
     *("paid_minor", "refunded_minor", "returned_minor"),
+)
+GROUPS_COUNTED: Final = (
+    *("sent", "open", "shares_taken", "sent_minor", "taken_minor", "returned_minor"),
+    "outstanding_minor",
 )
 
 Until = Annotated[
@@ -48,6 +52,9 @@ def replay(
     packet: Annotated[
         str | None, typer.Option(metavar="PKT", help="One red packet, step by step.")
     ] = None,
+    group: Annotated[
+        str | None, typer.Option(metavar="GRP", help="One group packet, step by step.")
+    ] = None,
     campaign: Annotated[
         str | None, typer.Option(metavar="CMP", help="One campaign, step by step.")
     ] = None,
@@ -66,8 +73,8 @@ def replay(
 ) -> int:
     """Show the state at any past instant or position: of all, or of one thing or person.
 
-    All: every event is folded, and coupons, packets, money and campaigns are counted. One coupon,
-    packet or campaign: only its own events are read, so that it takes no longer in a large book.
+    All: every event is folded, and coupons, packets, groups, money and campaigns are counted. One
+    thing: only its own events are read, so that it takes no longer in a large book.
 
     Examples:
     * `tidebook replay --until 2026-05-01T20:00:00+08:00`
@@ -76,7 +83,7 @@ def replay(
     * `tidebook replay --identity alice --until 2026-05-01T12:00:00Z`
     """
     moment = None if until is None else parse_until(until)
-    wanted = _Wanted(book, coupon, packet, campaign, person, identity)
+    wanted = _Wanted(book, coupon, packet, group, campaign, person, identity)
     settings = stores.load_settings(home)
     with stores.store(settings) as datastore:
         document, show = wanted.replay(datastore, settings, moment)
@@ -95,6 +102,7 @@ class _Wanted:
         book: str | None,
         coupon: str | None,
         packet: str | None,
+        group: str | None,
         campaign: str | None,
         person: str | None,
         identity: str | None,
@@ -102,6 +110,7 @@ class _Wanted:
         given = {
             "--coupon": coupon,
             "--packet": packet,
+            "--group": group,
             "--campaign": campaign,
             "--person": person,
             "--identity": identity,
@@ -113,8 +122,9 @@ class _Wanted:
         self.identity = identity
         self.coupon = _public_id("--coupon", coupon, "cpn")
         self.packet = _public_id("--packet", packet, "pkt")
+        self.group = _public_id("--group", group, "grp")
         self.campaign = _public_id("--campaign", campaign, "cmp")
-        own = self.coupon or self.packet or self.campaign
+        own = self.coupon or self.packet or self.group or self.campaign
         if own is not None and book not in (None, own.book):
             raise Trouble(f"--book: {names[0]} {own} is in the book {own.book}, not in {book}")
         self.book = own.book if own is not None else book or "main"
@@ -132,6 +142,8 @@ class _Wanted:
             return _coupon(history, self.coupon, until, head)
         if self.packet is not None:
             return _packet(history, self.packet, until, head)
+        if self.group is not None:
+            return _group(history, self.group, until, head)
         if self.campaign is not None:
             return _campaign(history, self.campaign, until, head)
         if self.identity is not None:
@@ -207,6 +219,23 @@ def _packet_state(history: History, packet: Any) -> dict[str, Any]:
     from ledger.books import Book
 
     return _fields(packet_reply(Book(history.book), packet)) | {"person": packet.person}
+
+
+def _group(history: History, group: Any, until: int, head: dict[str, Any]) -> tuple[Any, Any]:
+    from campaigns.replay import group_life
+
+    life = group_life(history, group.uuid, until)
+    state = _group_state(life[-1].state) if life else None
+    document = head | {"group": str(group), "state": state, "life": _steps(life)}
+    return document, lambda: _print_life(document, "group", "was not sent")
+
+
+def _group_state(group: Any) -> dict[str, Any]:
+    """Return a group with its takings; the hash of its code tells nobody anything."""
+    fields = _fields(group)
+    for name in ("id", "version", "members", "code_sha256"):
+        del fields[name]
+    return fields | {"members": sorted(group.members) if group.members is not None else None}
 
 
 def _campaign(history: History, campaign: Any, until: int, head: dict[str, Any]) -> tuple[Any, Any]:
@@ -343,6 +372,7 @@ def _book_document(history: History, book: BookAt) -> dict[str, Any]:
     return {
         "coupons": _counts(book.coupons),
         "packets": _packet_counts(book.packets),
+        "groups": _group_counts(book.groups),
         "money": [_fields(money) | {"sum_minor": money.sum_minor} for money in book.money()],
         "campaigns": [
             _fields(campaign_reply(name, one.campaign)) | _counts_of(one)
@@ -354,7 +384,12 @@ def _book_document(history: History, book: BookAt) -> dict[str, Any]:
 def _counts_of(campaign: CampaignAt) -> dict[str, Any]:
     if campaign.campaign.terms.packet is None:
         return {"coupons": _counts(campaign.coupons)}
-    return {"packets": _packet_counts(campaign.packets)}
+    groups = _group_counts(campaign.groups)
+    return {"packets": _packet_counts(campaign.packets), "groups": groups}
+
+
+def _group_counts(counts: GroupCounts) -> dict[str, int]:
+    return {name: getattr(counts, name) for name in GROUPS_COUNTED}
 
 
 def _packet_counts(counts: PacketCounts) -> dict[str, int]:
@@ -387,6 +422,8 @@ def _print_book(document: dict[str, Any]) -> None:
     _print_campaigns("Campaigns", "coupons", COUNTED, document)
     if document["packets"]["claimed"]:
         _print_campaigns("Red packets", "packets", PACKETS_COUNTED, document)
+    if document["groups"]["sent"]:
+        _print_campaigns("Group packets", "groups", GROUPS_COUNTED, document)
 
 
 def _print_campaigns(

@@ -419,7 +419,9 @@ class ReturnGroup(Command):
 
 def has_purses(terms: Terms) -> bool:
     """Whether money of a campaign's pot may go to purses: where it is promised to nobody else."""
-    if terms.kind != "packet" or (terms.packet is not None and terms.packet.is_seeded):
+    if terms.kind != "packet" or terms.public_draw is not None:
+        return False
+    if terms.packet is not None and terms.packet.is_seeded:
         return False
     return terms.intake is None or terms.intake.kind in ("first_come", "waiting_room")
 

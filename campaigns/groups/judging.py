@@ -393,7 +393,7 @@ class GroupAudit:
 
 def _has_purses(terms: Terms) -> bool:
     packet, intake = terms.packet, terms.intake
-    is_free = packet is None or not (packet.tiers or packet.split)
+    is_free = terms.public_draw is None and (packet is None or not (packet.tiers or packet.split))
     return terms.kind == "packet" and is_free and (intake is None or intake.kind != "lottery")
 
 

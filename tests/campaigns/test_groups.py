@@ -16,16 +16,19 @@ import pytest
 
 from campaigns import commands as c
 from campaigns.accounting import group_account, packet_account, postings_of, purse_account
-from campaigns.campaign import Intake
+from campaigns.event_types import MAPPER
 from campaigns.groups import commands as g
 from campaigns.groups.group import GroupClosed, GroupFunded, GroupShareTaken
 from campaigns.groups.purse import PurseReturned, purse_id
 from campaigns.groups.sharing import CODE_CHARS, code_of, share_id
 from campaigns.packets.packet import PacketClaimed
 from campaigns.packets.terms import PacketTerms, Split, Tier
+from campaigns.replay import fold_book, group_life
 from ledger.datastore import Datastore
+from ledger.history import History
 from ledger.money import Money
 from ledger.postings import TrialBalance
+from tests.draws.stories import packets
 from tests.support.desk import ALICE, BOB, DRAW_KEY, NOON, person, terms_of, tourist
 from tests.support.groups import (
     NEXT_NOON,
@@ -116,10 +119,10 @@ def test_a_purse_is_filled_from_what_the_pot_has(desk: GroupDesk) -> None:
     [
         terms_of(),
         packet_terms(packet=PacketTerms(tiers=(Tier(100, 10),))),
-        packet_terms(packet=PacketTerms(split=Split(1_000, 10))),
-        packet_terms(intake=Intake(kind="lottery", seconds=30)),
+        packet_terms(face_minor=1, packet=PacketTerms(split=Split(1_000, 10))),
+        packets(Tier(100, 10)),
     ],
-    ids=["coupons", "tiers", "split", "lottery"],
+    ids=["coupons", "tiers", "split", "public draw"],
 )
 def test_money_that_is_promised_to_others_goes_into_no_purse(desk: GroupDesk, terms: Any) -> None:
     """Coupons have no purses, and what tiers, a split or a draw may need stays in the pot."""
@@ -350,6 +353,28 @@ def test_money_that_came_back_can_be_sent_again(desk: GroupDesk) -> None:
 
 
 # All of it
+
+
+def test_a_replay_tells_where_the_money_was_at_every_position(desk: GroupDesk) -> None:
+    """Sent = taken + returned + outstanding, and outstanding is what the groups' accounts have."""
+    purse = desk.purse(5_000)
+    group = desk.sent(purse, 4, 1_000)
+    desk.take(group, person(1))
+    whole = desk.sent(purse, 1, 500, "whole")
+    desk.take(whole, person(2))
+    desk.give_back(group)
+    history = History(desk.datastore, desk.book, MAPPER)
+    for until in range(history.head() + 1):
+        book = fold_book(history.events(until))
+        for money in book.money():
+            assert money.sum_minor == 0
+            in_between = {"packet.claimed", "purse.sent", "group.closed"}
+            if desk.events()[until - 1].TOPIC not in in_between:
+                assert book.groups.outstanding_minor == money.group_minor
+    assert (book.groups.sent, book.groups.open, book.groups.shares_taken) == (2, 0, 2)
+    steps = [step.event.TOPIC for step in group_life(history, group, history.head())]
+    assert steps == ["group.funded", "group.share_taken", "group.closed"]
+    assert group_life(history, purse, history.head()) == []
 
 
 def test_unknown_things_are_not_found(desk: GroupDesk) -> None:

@@ -142,6 +142,10 @@ def test_sweep_gives_back_what_nobody_took(
     later = (NEXT_NOON + timedelta(days=3)).isoformat()
     told = tidebook("sweep", "--at", later).out
     assert "main: 0 groups, 1 purses returned" in told
+    life = tidebook("replay", "--group", f"grp_main_{group.hex}", "--json").document
+    assert [step["state"] for step in life["life"]] == ["open", "open", "closed"]
+    assert life["state"]["returned_minor"] + life["state"]["taken"][0]["amount_minor"] == 400
+    assert "Group packets" in tidebook("replay").out
     assert tidebook("verify").status == 0
 
 
