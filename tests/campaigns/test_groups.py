@@ -5,6 +5,7 @@ Goal: everything that the commands promise, and each refusal in its order of pre
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from dataclasses import replace
 from datetime import timedelta
@@ -28,6 +29,7 @@ from ledger.datastore import Datastore
 from ledger.history import History
 from ledger.money import Money
 from ledger.postings import TrialBalance
+from tests.docs.pages import page
 from tests.draws.stories import packets
 from tests.support.desk import ALICE, BOB, DRAW_KEY, NOON, person, terms_of, tourist
 from tests.support.groups import (
@@ -375,6 +377,24 @@ def test_a_replay_tells_where_the_money_was_at_every_position(desk: GroupDesk) -
     steps = [step.event.TOPIC for step in group_life(history, group, history.head())]
     assert steps == ["group.funded", "group.share_taken", "group.closed"]
     assert group_life(history, purse, history.head()) == []
+
+
+def test_money_moves_as_the_page_says(desk: GroupDesk) -> None:
+    """The table of docs/money.md is what the events of groups post, and no other of them does."""
+    purse = desk.purse(5_000)
+    group = desk.sent(purse, 4, 1_000)
+    desk.take(group, person(1))
+    desk.give_back(group)
+    desk.empty(purse)
+    rows = page("docs/money.md").table("event of groups", "credit", "debit", "amount")
+    told = {re.findall(r"`(.+?)`", row[0])[0]: (row[1], row[2]) for row in rows}
+    moved = {
+        event.TOPIC: (credit.split(":")[0], debit.split(":")[0])
+        for event in desk.events()
+        if not event.TOPIC.startswith("campaign.")
+        for debit, credit, _, _ in postings_of(event)
+    }
+    assert moved == told
 
 
 def test_unknown_things_are_not_found(desk: GroupDesk) -> None:
