@@ -15,6 +15,7 @@ from hashlib import sha1
 from typing import Any, Final
 from uuid import UUID
 
+from msgspec import UNSET
 from msgspec.structs import replace
 
 from campaigns import redrawing
@@ -498,8 +499,9 @@ class CampaignAudit:
             self._wrong(self._draw_of(pot.campaign).claim(event, event.amount_minor))
         elif pot.handout is not None:
             self._wrong(pot.handout.give(self._position, event))
-        elif event.amount_minor != terms.face_minor:
-            self._here("share_differs", terms.face_minor, event.amount_minor)
+        elif (event.amount_minor, event.award) != (terms.face_minor, UNSET):
+            found = (event.amount_minor, event.award)
+            self._here("share_differs", (terms.face_minor, UNSET), found)
 
     def _judge_leftovers(self, pot: Pot, event: CampaignRolledOver | CampaignRolledIn) -> None:
         """All that is in the pot goes to the next round that is named, in two events at once."""

@@ -8,7 +8,7 @@ from uuid import UUID
 
 from campaigns import commands as c
 from campaigns.campaign import Terms
-from campaigns.commands import Decision
+from campaigns.commands import Command, Decision
 from campaigns.coupon import coupon_id
 from campaigns.packets.commands import CloseWallet, ExpirePacket, PayFromPacket, RefundPayment
 from campaigns.packets.packet import PACKET_FOLD, Packet
@@ -16,7 +16,7 @@ from campaigns.packets.rolling import RollOver, ShowSplit
 from campaigns.packets.terms import PacketTerms
 from campaigns.splitting import split_seed
 from ledger.commit import Read
-from ledger.events import Actor
+from ledger.events import Actor, Event
 from ledger.money import Money
 from tests.campaigns.test_decisions import BOOK, CAMPAIGN, Story
 from tests.support.desk import ALICE, DRAW_KEY, NOON, SPONSOR, person, terms_of, tourist
@@ -52,6 +52,15 @@ class PacketStory(Story):
 
     def __init__(self, packet: PacketTerms | None = None, **changes: Any) -> None:
         super().__init__(packet_terms(packet, **changes))
+        self.book: list[Event] = []
+        """Every event in order, by which the book can be verified."""
+
+    def when(self, command: Command, by: Actor = ALICE, at: datetime = NOON) -> Decision:
+        """Decide, and let what follows happen."""
+        decision = super().when(command, by, at)
+        for event in decision.events:
+            self.book.append(self.streams[event.originator_id][event.originator_version - 1])
+        return decision
 
     def opened(self, quota: int = 3, budget: int | None = None) -> PacketStory:
         """Draft, fund and open the campaign."""
