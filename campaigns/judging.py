@@ -500,8 +500,8 @@ class CampaignAudit:
         elif pot.handout is not None:
             self._wrong(pot.handout.give(self._position, event))
         elif (event.amount_minor, event.award) != (terms.face_minor, UNSET):
-            found = (event.amount_minor, event.award)
-            self._here("share_differs", (terms.face_minor, UNSET), found)
+            given = (event.amount_minor, event.award)
+            self._here("share_differs", (terms.face_minor, UNSET), given)
 
     def _judge_leftovers(self, pot: Pot, event: CampaignRolledOver | CampaignRolledIn) -> None:
         """All that is in the pot goes to the next round that is named, in two events at once."""
