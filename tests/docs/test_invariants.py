@@ -8,6 +8,7 @@ import pytest
 
 from campaigns.verification import RULE_CODES
 from ledger.reply_verification import REPLY_CODES
+from ledger.transparency.auditing import LOG_CODES
 from ledger.verification import BOOK_CODES
 from tests.campaigns.test_life import PLANTED
 from tests.docs.names import named_tests
@@ -61,4 +62,4 @@ def test_the_findings_of_operations_exist() -> None:
     rows = page("docs/operations.md").table("finding", "what it may be", "what to do")
     named = {code for row in rows for code in re.findall(r"`(\w+)`", row[0])}
     assert named
-    assert named <= BOOK_CODES.keys() | REPLY_CODES.keys() | RULE_CODES.keys()
+    assert named <= BOOK_CODES.keys() | REPLY_CODES.keys() | RULE_CODES.keys() | LOG_CODES.keys()
