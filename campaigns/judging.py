@@ -50,7 +50,7 @@ from campaigns.coupon import (
     CouponRefunded,
     CouponVoided,
 )
-from campaigns.draws.auditing import PublicDrawAudit
+from campaigns.draws.auditing import PublicDrawAudit, problem_of_draw
 from campaigns.draws.draw import DRAW_EVENTS
 from campaigns.draws.entry import ENTRY_EVENTS
 from campaigns.groups.judging import GroupAudit, Judge
@@ -252,6 +252,8 @@ class CampaignAudit:
         pot = self.pots.get(event.campaign)
         if pot is None or pot.campaign.terms.public_draw is None:
             self._unknown("campaign_unknown", "a campaign with a public draw", event.campaign.hex)
+            return
+        if not pot.judged:
             return
         for wrong in self._draw_of(pot.campaign).judge(event, pot.campaign):
             self._wrong(wrong)
@@ -789,7 +791,7 @@ def _problem_of(terms: Terms) -> str | None:
         return f"face {terms.face_minor}, threshold {terms.threshold_minor}"
     if terms.kind == "fixed" and terms.threshold_minor != terms.face_minor:
         return f"fixed, but with threshold {terms.threshold_minor}"
-    return packets.problem_of(terms)
+    return packets.problem_of(terms) or problem_of_draw(terms)
 
 
 def _rolls_over(terms: Terms) -> bool:

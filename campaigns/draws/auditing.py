@@ -13,7 +13,7 @@ from datetime import datetime, timedelta
 from hashlib import sha256
 from typing import Any, Final
 
-from campaigns.campaign import Campaign
+from campaigns.campaign import Campaign, Terms
 from campaigns.draws import verify_draw
 from campaigns.draws.announcing import announced, facts_of
 from campaigns.draws.draw import (
@@ -35,6 +35,7 @@ from campaigns.draws.entry import (
     entry_id,
     telephone_id,
 )
+from campaigns.draws.terms import problems_of
 from campaigns.redrawing import Wrong
 from ledger.appending import Capacity
 from ledger.books import Book
@@ -310,7 +311,7 @@ class PublicDrawAudit:
             yield Wrong("seat_differs", "one seat for an entry in the list", event.person)
             return
         number = draw.turn_of(event.rank)
-        if number is None or self.ranks[event.rank] != event.index:
+        if number is None or self.ranks[event.rank : event.rank + 1] != [event.index]:
             yield Wrong("not_a_winner", f"the entry of rank {event.rank}", event.index)
             return
         turn = draw.turns[number]
@@ -318,12 +319,24 @@ class PublicDrawAudit:
         while place >= turn.seats[tier]:
             place -= turn.seats[tier]
             tier += 1
-        amount_minor = terms.tiers[tier].amount_minor
+        amount_minor = sum(one.amount_minor for one in terms.tiers[tier : tier + 1])
         expected = (number, tier + 1, amount_minor, campaign.terms.currency, turn.claim_until)
         found = (event.turn, event.tier, event.amount_minor, event.currency, event.claim_until)
         self.seats[event.person] = (tier + 1, amount_minor, turn.claim_until)
         if expected != found:
             yield Wrong("seat_differs", expected, found)
+
+
+def problem_of_draw(terms: Terms) -> str | None:
+    """Return what of a public draw nobody could keep; None where there is none."""
+    draw = terms.public_draw
+    if draw is None:
+        return None
+    instants = (draw.register_from, draw.register_until, draw.draw_at)
+    if any(instant.utcoffset() is None for instant in instants):
+        return "an instant without offset"
+    problems = problems_of(draw, terms.claim_from, terms.claim_until)
+    return next((f"{field}: {words}" for field, words in problems), None)
 
 
 def _fill(seats: list[int], people: int) -> tuple[int, ...]:
