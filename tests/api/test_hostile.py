@@ -13,7 +13,13 @@ from api.routes import development
 from tests.api.conftest import MakeApp
 from tests.api.harness import App, draft_body, yuan
 
-SOME = {"campaign": "cmp_main_" + "0" * 32, "coupon": "cpn_main_" + "0" * 32, "book": "main"}
+SOME = {
+    "campaign": "cmp_main_" + "0" * 32,
+    "coupon": "cpn_main_" + "0" * 32,
+    "purse": "prs_main_" + "0" * 32,
+    "group": "grp_main_" + "0" * 32,
+    "book": "main",
+}
 OPEN_TO_ALL = {"/healthz", "/problems", "/problems/{code}"}
 HASHES = {
     "/log/{book}",
