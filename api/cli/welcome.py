@@ -6,6 +6,7 @@ so that on a second start every one of them is a replay.
 
 from __future__ import annotations
 
+import json
 import shlex
 import sys
 import time
@@ -104,10 +105,18 @@ EXAMPLES: Final = (
 
 
 class Opened(NamedTuple):
-    """An example campaign that is open."""
+    """An example campaign that is open, and the purse of it that its first sender has."""
 
     example: Example
     campaign: str
+    purse: str | None = None
+
+
+SENDER: Final = "alice"
+"""Whoever may send group packets of the example campaign of packets."""
+
+PURSE_MINOR: Final = 100_000
+GROUP: Final = {"shares": 8, "total": _money(20_000)}
 
 
 def welcome(settings: Settings, *, examples: bool) -> None:
@@ -124,20 +133,27 @@ def welcome(settings: Settings, *, examples: bool) -> None:
 def _open_examples(settings: Settings, base: str) -> list[Opened]:
     import httpx
 
+    from api.callers import Pseudonyms
     from api.issuers import DevelopmentIssuer
 
     issuer = DevelopmentIssuer(settings.issuer_secret(), settings.oidc_audience, time.time)
     tokens = [issuer.token("operator", f"example operator {n}") for n in (1, 2)]
+    sender = Pseudonyms(settings.pseudonym_secret()).of(SENDER)
     try:
         with httpx.Client(base_url=base, timeout=TIMEOUT_S, trust_env=False) as client:
-            return [_open_example(client, example, *tokens) for example in EXAMPLES]
+            return [_open_example(client, example, sender, *tokens) for example in EXAMPLES]
     except httpx.HTTPError as error:
         sys.stderr.write(f"tidebook: the example campaigns could not be opened: {error}\n")
         return []
 
 
-def _open_example(client: httpx.Client, example: Example, first: str, second: str) -> Opened:
-    """Draft, fund and open a campaign; every step is a replay when it was done before."""
+def _open_example(
+    client: httpx.Client, example: Example, sender: str, first: str, second: str
+) -> Opened:
+    """Draft, fund and open a campaign; every step is a replay when it was done before.
+
+    A campaign of packets has a purse for the person `sender`.
+    """
 
     def post(token: str, step: str, path: str, body: dict[str, Any]) -> Any:
         headers = {
@@ -153,7 +169,13 @@ def _open_example(client: httpx.Client, example: Example, first: str, second: st
     post(first, "funding", f"{path}/funding", example.funding)
     post(second, "approval", f"{path}/funding/approval", example.funding)
     post(first, "open", f"{path}/open", {})
-    return Opened(example, campaign)
+    if not example.gives_packets:
+        return Opened(example, campaign)
+    amount = {"amount": _money(PURSE_MINOR)}
+    filling = post(first, "purse", f"{path}/purses", {"person": sender, **amount})
+    purse = str(filling["purse"])
+    post(second, "filling", f"/v1/purses/{purse}/approval", amount)
+    return Opened(example, campaign, purse)
 
 
 def _guide(settings: Settings, base: str, opened: list[Opened]) -> list[str]:
@@ -175,6 +197,14 @@ def _guide(settings: Settings, base: str, opened: list[Opened]) -> list[str]:
             f"  curl -X POST {base}/v1/campaigns/{opened[0].campaign}/claims \\",
             '    -H "Authorization: Bearer $TOKEN" -H "Idempotency-Key: first-claim"',
             f'  curl {base}/v1/wallet -H "Authorization: Bearer $TOKEN"',
+        ]
+    for purse in (one.purse for one in opened if one.purse is not None):
+        lines += ["", f"A group packet of {SENDER}'s, and its code for whoever may take a share:"]
+        lines += [
+            f"  curl -X POST {base}/v1/purses/{purse}/groups \\",
+            '    -H "Authorization: Bearer $TOKEN" -H "Idempotency-Key: first-group" \\',
+            f"    -H \"Content-Type: application/json\" -d '{json.dumps(GROUP)}'",
+            f'  curl {base}/v1/groups/$GROUP/code -H "Authorization: Bearer $TOKEN"',
         ]
     return [*lines, ""]
 

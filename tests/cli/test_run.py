@@ -108,6 +108,31 @@ def wallet(running: Running, token: str, position: str) -> Any:
     return httpx.get(f"{running.base}/v1/wallet", headers=headers, timeout=30).json()
 
 
+def group_packet(running: Running, home: Path, token: str) -> int:
+    """Let the bearer send a group packet from the example purse, and Bo take a share of it."""
+
+    def call_with(bearer: str, path: str, body: Any = None) -> Any:
+        reply = httpx.request(
+            "GET" if body is None else "POST",
+            running.base + path,
+            json=body,
+            headers={"Authorization": f"Bearer {bearer}", "Idempotency-Key": path[-64:]},
+            timeout=30,
+        )
+        reply.raise_for_status()
+        return reply.json()
+
+    wait_until(lambda: bool(call_with(token, "/v1/purses")["items"]))
+    [purse] = call_with(token, "/v1/purses")["items"]
+    body = {"shares": 8, "total": {"amount_minor": 20_000, "currency": "CNY"}}
+    group = call_with(token, f"/v1/purses/{purse['purse']}/groups", body)["group"]
+    wait_until(lambda: bool(call_with(token, "/v1/groups")["items"]))
+    shown = {"code": call_with(token, f"/v1/groups/{group}/code")["code"]}
+    bo = call(home, "token", "--role", "tourist", "--identity", "bo").stdout.strip()
+    share: int = call_with(bo, f"/v1/groups/{group}/shares", shown)["amount"]["amount_minor"]
+    return share
+
+
 def cosigned_size(running: Running) -> int:
     """How many events are under the head that is served; it has two signatures."""
     checkpoint = httpx.get(f"{running.base}/log/main/checkpoint", timeout=30).text
@@ -135,19 +160,22 @@ def test_up_claim_verify_down_and_up_again(tmp_path: Path) -> None:
             headers={"Authorization": f"Bearer {token}", "Idempotency-Key": "packet"},
             timeout=30,
         ).raise_for_status()
+        share_minor = group_packet(first, home, token)
         claimed = claim(first, token, "first-claim")
         assert claimed.status_code == 201
         [held] = wallet(first, token, claimed.headers["Tidebook-Position"])["items"]
         assert held["coupon"] == claimed.json()["coupon"]
         claimed_at = int(claimed.headers["Tidebook-Position"].partition(":")[2])
         wait_until(lambda: cosigned_size(first) >= claimed_at)
-        wait_until(lambda: credited(home) == (0, 20_000))
+        wait_until(lambda: credited(home) == (0, 20_000 + share_minor))
         beside = call(home, "verify")
         assert (beside.returncode, beside.stderr) == (0, "")
         second = call(home, "run", "--port", "0")
         assert second.returncode == 2
         assert "another Tidebook" in second.stderr
-    assert call(home, "replay", "--json").stdout.count('"claimed": 1,') == 4
+    replayed_counts = call(home, "replay", "--json").stdout
+    assert replayed_counts.count('"claimed": 1,') == 2
+    assert replayed_counts.count('"claimed": 2,') == 2
     alone = call(home, "verify", "--json")
     assert alone.returncode == 0
     position = claimed.headers["Tidebook-Position"]
