@@ -25,6 +25,9 @@ from ledger.history import History
 FOLDERS_MAX: Final = 16
 """Processes that may keep the same list on one machine, each in a folder of its own."""
 
+READ_AGAIN_MAX: Final = 10_000
+"""Events of other things that are rather read once more than marked as read on disk."""
+
 _ENDLESS: Final = 2**63 - 1
 
 
@@ -83,9 +86,13 @@ class DrawLists:
         raise Troubled(f"{FOLDERS_MAX} processes keep this list already")
 
     def keep_up(self, listed: EntryList, campaign: UUID) -> None:
-        """Take in what the book has got since."""
-        listed.follow(campaign, self._history.entries(listed.mark.position))
-        listed.keep()
+        """Take in what the book has got since; write it down when that is worth it."""
+        before = listed.mark
+        listed.follow(campaign, self._history.entries(before.position))
+        after = listed.mark
+        is_longer = (after.entries, after.withdrawn) != (before.entries, before.withdrawn)
+        if is_longer or after.position - before.position >= READ_AGAIN_MAX:
+            listed.keep()
 
     @contextmanager
     def frozen(self, known: Known) -> Iterator[EntryList]:
