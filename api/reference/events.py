@@ -13,11 +13,14 @@ from uuid import UUID, uuid5
 import msgspec
 from msgspec import UnsetType
 
+from api.reference import draws, groups, packets
 from api.reference.markdown import block, code, codes, document, table
 from campaigns import campaign as c
 from campaigns import coupon as k
 from campaigns.accounting import postings_of
+from campaigns.draws.terms import PublicDrawTerms
 from campaigns.event_types import EVENT_TYPES
+from campaigns.packets.terms import PacketTerms
 from campaigns.verification import SUCCESSES
 from ledger.events import Actor, Event, Why
 
@@ -70,7 +73,7 @@ _MEANINGS: Final = {
     "order_total_minor": "the order's total before the discount",
     "discount_minor": "what came off",
     "to": "where the money went: the pot, or the sponsor once the campaign is closed",
-    "kind": "fixed-amount (立减) or threshold (满减)",
+    "kind": "fixed-amount (立减) or threshold (满减) coupons, or packets (红包)",
     "per_person_limit": "most coupons a person may claim over the campaign's life",
     "claim_from": "first instant of the claim window",
     "claim_until": "end of the claim window, itself outside",
@@ -78,6 +81,9 @@ _MEANINGS: Final = {
     "merchants": "who may redeem; null for any merchant",
     "restock": "whether a coupon that ends goes back to stock",
     "intake": "how claims are taken in; absent for first come, first served",
+    "packet": "what packets hold and where their money goes back to; absent for coupons",
+    "split_commitment": "SHA-256 (hex) of the seed of tiers or of a split sum; absent otherwise",
+    "public_draw": "the public draw that gives the coupons or packets; absent where there is none",
 }
 """Field → what it means. A field without an entry stops the page from being written."""
 
@@ -207,6 +213,19 @@ def _story() -> Iterator[Event]:
             why=Why("a4f1c2d3e4b5-1f", key, fingerprint),
             **own,
         )
+    actors = {each.role: each for each in (_OPERATOR, _TOURIST, _MERCHANT, _SWEEPER, _DRAW)}
+    told = (
+        *draws.story(_CAMPAIGN, _PERSON),
+        *packets.story(_CAMPAIGN, _PERSON, _COUPON),
+        *groups.story(_CAMPAIGN, _PERSON),
+    )
+    for cls, role, stream, version, own in told:
+        actor = actors[role]
+        key = None if actor.id == "system" else f"{actor.role}-{version}"
+        fingerprint = None if key is None else uuid5(stream, key).hex * 2
+        why = Why("a4f1c2d3e4b5-1f", key, fingerprint)
+        header: dict[str, Any] = {"originator_id": stream, "originator_version": version, "at": _AT}
+        yield cls(**header, by=actor, why=why, **own)
 
 
 def _section(event: Event) -> Iterator[str]:
@@ -220,7 +239,8 @@ def _section(event: Event) -> Iterator[str]:
 
 
 def _written_by(topic: str) -> list[str]:
-    return [success for success, topics in SUCCESSES.items() if topic in topics]
+    last = [success for success, topics in SUCCESSES.items() if topic in topics]
+    return [*last, *groups.BESIDE.get(topic, ())]
 
 
 def _money(event: Event) -> str:
@@ -237,11 +257,24 @@ def _kind(account: str) -> str:
 
 def _fields(cls: type[msgspec.Struct], without: tuple[str, ...] = ()) -> str:
     rows = [
-        (code(field.name), _type(field.type), _MEANINGS[field.name])
+        (code(field.name), _type(field.type), _meaning(cls, field.name))
         for field in msgspec.structs.fields(cls)
         if field.name not in without
     ]
     return table(("field", "type", "meaning"), rows)
+
+
+_OWN_MEANINGS: Final[tuple[tuple[tuple[type[Event], ...], dict[str, str]], ...]] = tuple(
+    (one.KINDS, one.MEANINGS) for one in (draws, packets, groups)
+)
+
+
+def _meaning(cls: type[msgspec.Struct], field: str) -> str:
+    """Return what a field means: of draws, packets, groups some words mean their own."""
+    for kinds, meanings in _OWN_MEANINGS:
+        if cls in kinds and field in meanings:
+            return meanings[field]
+    return _MEANINGS[field]
 
 
 _NAMES: Final[dict[Any, str]] = {
@@ -254,6 +287,9 @@ _NAMES: Final[dict[Any, str]] = {
     Why: "object: `request`, `key`, `fingerprint`, `cause`",
     c.Terms: "object",
     c.Intake: "object: `kind`, `seconds` (lottery), `rate_per_s` (waiting room)",
+    PublicDrawTerms: "object: `register_from`, `register_until`, `draw_at`, `chain`, `tiers`, "
+    "`claim_s`, `runners_up`, `regions`, `operators`",
+    PacketTerms: "object: `tiers`, `split`, `refund_order`, `leftover`, `next_round`",
     NoneType: "null",
     UnsetType: "absent",
 }
@@ -268,5 +304,5 @@ def _type(kind: Any) -> str:
         return " or ".join(code(value) for value in arguments)
     if origin in (UnionType, Union):
         return " or ".join(_type(argument) for argument in arguments)
-    assert origin is list, f"no words for {kind}"
+    assert origin in (list, tuple), f"no words for {kind}"
     return f"list of {_type(arguments[0])}"

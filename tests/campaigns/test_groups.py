@@ -24,7 +24,7 @@ from campaigns.groups.purse import PurseReturned, purse_id
 from campaigns.groups.sharing import CODE_CHARS, code_of, share_id
 from campaigns.packets.packet import PacketClaimed
 from campaigns.packets.terms import PacketTerms, Split, Tier
-from campaigns.replay import fold_book, group_life
+from campaigns.replay import BookAt, group_life
 from ledger.datastore import Datastore
 from ledger.history import History
 from ledger.money import Money
@@ -365,13 +365,13 @@ def test_a_replay_tells_where_the_money_was_at_every_position(desk: GroupDesk) -
     whole = desk.sent(purse, 1, 500, "whole")
     desk.take(whole, person(2))
     desk.give_back(group)
-    history = History(desk.datastore, desk.book, MAPPER)
-    for until in range(history.head() + 1):
-        book = fold_book(history.events(until))
+    history, book = History(desk.datastore, desk.book, MAPPER), BookAt()
+    in_between = {"packet.claimed", "purse.sent", "group.closed"}
+    for positioned in history.events():
+        book.apply(positioned)
         for money in book.money():
             assert money.sum_minor == 0
-            in_between = {"packet.claimed", "purse.sent", "group.closed"}
-            if desk.events()[until - 1].TOPIC not in in_between:
+            if positioned.event.TOPIC not in in_between:
                 assert book.groups.outstanding_minor == money.group_minor
     assert (book.groups.sent, book.groups.open, book.groups.shares_taken) == (2, 0, 2)
     steps = [step.event.TOPIC for step in group_life(history, group, history.head())]
