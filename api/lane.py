@@ -114,7 +114,8 @@ class Lane:
             if service.shut_out_s(caller, address):
                 return False
             heading = write.heading(service, headers, _ONCE, caller, stop.target)
-            check_media_type(call.body, headers)
+            if call.body:
+                check_media_type(call.body, headers)
             body = write.parse(call.body)
             asked = write.asked(service, heading, stop.path, body, own_id, address)
         except Exception:  # noqa: BLE001 - nothing was done; the ordinary way meets it and says so

@@ -406,8 +406,28 @@ _SURELY_NOT: Final = frozenset(_PROBLEMS) - {OutcomeUnknown}
 """After these a request is not at the store and has left nothing there."""
 
 
-@lru_cache(maxsize=4_096)
 def _refusal_body(code: str, facts: Facts) -> bytes:
+    """Return the body of a refusal as it is rendered where refusals are decided."""
+    if code == "already_claimed":
+        ((name, holding),) = facts
+        before, after = _mould(code, name)
+        told: bytes = holding.encode()  # an id: nothing in it is escaped
+        return before + told + after
+    return _same_for_all(code, facts)
+
+
+@lru_cache(maxsize=16)
+def _mould(code: str, name: str) -> tuple[bytes, bytes]:
+    """Return what stands before and after the only fact of a refusal."""
+    before, _, after = render_refusal(Refusal(code, **{name: _SAMPLE})).partition(_SAMPLE.encode())
+    return before, after
+
+
+_SAMPLE: Final = "cpn_main_" + 32 * "0"
+
+
+@lru_cache(maxsize=4_096)
+def _same_for_all(code: str, facts: Facts) -> bytes:
     """The refusals of a campaign that is sold out are one and the same."""
     return render_refusal(Refusal(code, **dict(facts)))
 

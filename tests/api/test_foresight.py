@@ -7,9 +7,12 @@ from typing import Any
 from hypothesis import given
 from hypothesis import strategies as st
 
+from api.errors import render_refusal
 from api.foresight import Paces
+from api.passage import _refusal_body
 from campaigns.campaign import POOL
 from campaigns.gate import GateSettings, Knock, Rate, Verdict
+from campaigns.refusals import Refusal
 from ledger.books import PublicId
 from tests.api.conftest import MakeApp
 from tests.api.harness import App
@@ -87,6 +90,23 @@ def test_whoever_is_too_fast_is_told_so(make_app: MakeApp) -> None:
     assert statuses[0] == 409
     assert statuses[-1] == 429
     assert app.claim(campaign, "somebody else").status_code == 409
+
+
+@given(
+    refusal=st.sampled_from(
+        [
+            ("already_claimed", (("coupon", "cpn_main_" + 32 * "a"),)),
+            ("already_claimed", (("packet", "pkt_a-book.2_" + 32 * "7"),)),
+            ("limit_reached", (("per_person_limit", 3),)),
+            ("sold_out", (("quota", 10),)),
+            ("budget_exhausted", (("budget_minor", 7),)),
+        ]
+    )
+)
+def test_bodies_are_rendered_as_where_they_are_decided(refusal: Any) -> None:
+    """Byte for byte, whichever was asked for before."""
+    code, facts = refusal
+    assert _refusal_body(code, facts) == render_refusal(Refusal(code, **dict(facts)))
 
 
 def knock(person: str, device: str | None = None, address: str | None = None) -> Knock:
