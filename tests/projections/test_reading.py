@@ -11,7 +11,12 @@ from hypothesis import strategies as st
 
 from campaigns.campaign import CAMPAIGN_EVENTS
 from campaigns.coupon import COUPON_EVENTS
+from campaigns.draws.draw import DRAW_EVENTS
+from campaigns.draws.entry import ENTRY_EVENTS
 from campaigns.event_types import EVENT_TYPES
+from campaigns.groups.group import GROUP_EVENTS
+from campaigns.groups.purse import PURSE_EVENTS
+from campaigns.packets.packet import PACKET_EVENTS
 from ledger.datastore import Datastore
 from ledger.events import Event
 from projections.projection import Projection, View
@@ -19,7 +24,15 @@ from projections.registry import PROJECTIONS
 from projections.rows import copy_rows
 from tests.projections.histories import histories, small_history
 
-EVENTS: tuple[type[Event], ...] = (*CAMPAIGN_EVENTS, *COUPON_EVENTS)
+EVENTS: tuple[type[Event], ...] = (
+    *CAMPAIGN_EVENTS,
+    *COUPON_EVENTS,
+    *PACKET_EVENTS,
+    *DRAW_EVENTS,
+    *ENTRY_EVENTS,
+    *PURSE_EVENTS,
+    *GROUP_EVENTS,
+)
 PLACE = {"position", "stream", "version"}
 
 by_name = pytest.mark.parametrize("projection", PROJECTIONS, ids=lambda one: one.name)
