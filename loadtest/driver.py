@@ -19,7 +19,7 @@ import sys
 from array import array
 from collections import Counter
 from dataclasses import dataclass, field
-from time import perf_counter, process_time, time
+from time import perf_counter, process_time, sleep, time
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 if TYPE_CHECKING:
@@ -32,6 +32,9 @@ MAX_HEAD_BYTES = 64 * 1024
 CONNECT_TIMEOUT_S = 10.0
 """Loopback answers at once; this only bounds a server that hangs."""
 
+REST_S: Final = 0.0005
+"""An open loop looks no more often than that. Awake for each reply it would take the processor from
+the server on the same machine. What is late by it counts as late."""
 DRAIN_TIMEOUT_S = 60.0
 """A server silent for this long on every connection has hung; its requests end as unknown."""
 
@@ -435,6 +438,7 @@ class OpenDriver(Driver):
                 if descriptor in connections:  # else it was lost since the poll
                     receive(connections[descriptor])
             self._send_due(perf_counter())
+            sleep(REST_S)
 
     def _replace(self, connection: _Connection) -> None:
         """An idle connection that the server hung up on must not be sent to."""

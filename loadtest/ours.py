@@ -48,6 +48,8 @@ HOLDERS: Final = 5_000
 """People who hold a coupon and ask for another one, again and again."""
 OPEN_CONNECTIONS: Final = 512
 """In the open loop nobody waits for a connection, unless the service is far behind."""
+LATE: Final = 1_024
+"""Requests in flight of those who come too late: they are more than those who come in time."""
 SCANNERS: Final = 256
 MERCHANTS: Final = 20
 SHARE: Final = 0.8
@@ -165,6 +167,7 @@ class Tidebook:
         requests: Sequence[bytes],
         seconds: float | None,
         roots: Mapping[str, int] | None = None,
+        connections: int | None = None,
     ) -> Run:
         """Send these in a closed loop, for so long or until all are sent."""
         host, port = address_of(self.url)
@@ -173,7 +176,7 @@ class Tidebook:
                 host,
                 port,
                 requests,
-                connections=self.connections,
+                connections=connections or self.connections,
                 duration_s=seconds,
                 keep_bodies=True,
             )
@@ -341,7 +344,7 @@ class SoldOut:
     name = "sold_out"
 
     def __init__(self, rush: Rush) -> None:
-        self.connections = rush.connections
+        self.connections = LATE
         self.roots = rush.roots
         self._rush = rush
 
@@ -360,7 +363,7 @@ class AlreadyClaimed:
     name = "already_claimed"
 
     def __init__(self, rush: Rush) -> None:
-        self.connections = rush.connections
+        self.connections = LATE
         self.roots = rush.roots
         self._rush = rush
 
@@ -386,7 +389,7 @@ def _refused(
     tidebook.drive(list(_more_claims(tidebook.url, campaign, tokens, "warm", RESERVE)), None)
     count = int(REFUSALS_PER_S_MAX * seconds)
     requests = list(_more_claims(tidebook.url, campaign, tokens, "more", count))
-    run = tidebook.drive(requests, seconds)
+    run = tidebook.drive(requests, seconds, connections=LATE)
     outcome = outcome_of(run, CONFLICT, code)
     refused = run.codes[f"{CONFLICT} {code}"]
     if code == SoldOut.name:
