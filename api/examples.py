@@ -257,7 +257,11 @@ BALANCE: Final = {
             "refunds": 41,
             "redeemed": money(30_000_000),
             "refunded": money(410_000),
-            "balance": money(29_590_000),
+            "payments": 1_204,
+            "payment_refunds": 18,
+            "paid": money(16_803_000),
+            "paid_back": money(203_500),
+            "balance": money(46_189_500),
         }
     ],
 }
