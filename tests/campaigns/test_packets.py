@@ -10,12 +10,14 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec import UNSET
 
 from campaigns import commands as c
 from campaigns.campaign import POOL, SPLIT_POOL, Intake
 from campaigns.commands import Command
 from campaigns.coupon import coupon_id
 from campaigns.drawing import CloseIntake
+from campaigns.event_types import MAPPER
 from campaigns.packets.commands import CloseWallet, PayFromPacket
 from campaigns.packets.packet import PAYMENTS_MAX, REFUNDS_MAX, Payment, payment_id
 from campaigns.packets.rolling import RollOver, ShowSplit
@@ -24,7 +26,7 @@ from campaigns.packets.spending import parts_of_payment, parts_of_refund
 from campaigns.packets.terms import PacketTerms, RefundOrder, Split, Tier
 from campaigns.refusals import PRECEDENCE
 from campaigns.splitting import shares, split_commitment
-from ledger.events import Actor
+from ledger.events import Actor, canonical
 from ledger.money import Money
 from tests.campaigns.test_decisions import BOOK, CAMPAIGN, Story, topics
 from tests.support.desk import ALICE, BOB, DRAW_KEY, NOON, SPONSOR, person, terms_of, tourist
@@ -83,6 +85,20 @@ def test_a_claim_tells_the_packet_and_what_is_in_it() -> None:
     assert decision.own_record
     assert asked.retell(event) == ("claimed", bytes(decision.reply))
     assert b'"balance":{"amount_minor":20000,"currency":"CNY"}' in bytes(decision.reply)
+
+
+@pytest.mark.parametrize("terms", [PacketTerms(), MIXED, SHARED])
+def test_granted_packets_have_the_bytes_that_the_plain_encoder_makes(terms: PacketTerms) -> None:
+    """The second claim is cast from the first one's moulds, with its own amount and number."""
+    face = terms.least_minor if terms.is_seeded else FACE
+    story = PacketStory(terms, face_minor=face).opened().claimed(1)
+    asked = c.ClaimCoupon(BOOK, CAMPAIGN, person(2), lambda: DRAW_KEY)
+    decision = story.when(asked, tourist(person(2)))
+    cast: Any = decision.events[0]
+    plain: Any = MAPPER.decode(cast.TOPIC, cast.state, cast.originator_id, 1)
+    assert canonical(plain) == cast.state
+    assert plain.award == (2 if terms.is_seeded else UNSET)
+    assert asked.retell(plain) == ("claimed", bytes(decision.reply))
 
 
 # --- spending -------------------------------------------------------------------------------------
