@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from ledger.datastore import Datastore
+from projections.registry import PROJECTIONS
 from tests.cli.conftest import Tidebook
 from tests.support.damage import damaged
 from tests.support.desk import Desk
@@ -23,7 +24,7 @@ def test_a_sound_store_is_clean(tidebook: Tidebook) -> None:
     [book] = document["books"]
     assert (book["book"], book["position"]) == ("main", 32)
     assert book["replies"] > 15
-    assert document["projections"] == ["wallets", "campaign_figures", "merchant_balances"]
+    assert document["projections"] == [one.name for one in PROJECTIONS]
     assert "Clean" in tidebook("verify").out
 
 
