@@ -408,7 +408,7 @@ _SURELY_NOT: Final = frozenset(_PROBLEMS) - {OutcomeUnknown}
 
 def _refusal_body(code: str, facts: Facts) -> bytes:
     """Return the body of a refusal as it is rendered where refusals are decided."""
-    if code == "already_claimed":
+    if code == "already_claimed" and facts:
         ((name, holding),) = facts
         before, after = _mould(code, name)
         told: bytes = holding.encode()  # an id: nothing in it is escaped

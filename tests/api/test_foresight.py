@@ -97,6 +97,7 @@ def test_whoever_is_too_fast_is_told_so(make_app: MakeApp) -> None:
         [
             ("already_claimed", (("coupon", "cpn_main_" + 32 * "a"),)),
             ("already_claimed", (("packet", "pkt_a-book.2_" + 32 * "7"),)),
+            ("already_claimed", ()),
             ("limit_reached", (("per_person_limit", 3),)),
             ("sold_out", (("quota", 10),)),
             ("budget_exhausted", (("budget_minor", 7),)),

@@ -383,7 +383,7 @@ def test_a_door_that_nobody_uses_makes_room(redis_url: str) -> None:
 
 
 def test_knocks_of_one_turn_are_one_call(gatehouse: Gatehouse, client: Any) -> None:
-    """Five hundred knocks and what the store said of them cost three calls."""
+    """Five hundred knocks and what the store said of them cost three calls, or two."""
     gatehouse.rule(free=1_000)
     people = [f"p{n}" for n in range(500)]
     before = _calls(client)
@@ -391,7 +391,7 @@ def test_knocks_of_one_turn_are_one_call(gatehouse: Gatehouse, client: Any) -> N
     for person in people:
         gatehouse.claimed(person)
     assert gatehouse.verdict("p0", "other") is CLAIMED
-    assert _calls(client) - before == 3
+    assert _calls(client) - before in (2, 3)  # what was said may travel with the next knock
 
 
 def test_a_flood_of_settled_requests_is_told_in_parts(gatehouse: Gatehouse) -> None:
