@@ -30,6 +30,9 @@ TOPICS = [
     "campaign.opened",
     "campaign.paused",
     "campaign.resumed",
+    "campaign.rolled_in",
+    "campaign.rolled_over",
+    "campaign.split_shown",
     "coupon.claimed",
     "coupon.entered",
     "coupon.expired",
@@ -37,6 +40,30 @@ TOPICS = [
     "coupon.redeemed",
     "coupon.refunded",
     "coupon.voided",
+    "draw.drawn",
+    "draw.entered",
+    "draw.entry_voided",
+    "draw.frozen",
+    "draw.moved_up",
+    "draw.opened",
+    "draw.phone_freed",
+    "draw.phone_taken",
+    "draw.voided",
+    "draw.withdrawn",
+    "draw.won",
+    "group.closed",
+    "group.funded",
+    "group.share_taken",
+    "packet.claimed",
+    "packet.expired",
+    "packet.paid",
+    "packet.refunded",
+    "packet.wallet_closed",
+    "purse.emptied",
+    "purse.filled",
+    "purse.filling_proposed",
+    "purse.returned",
+    "purse.sent",
 ]
 
 
@@ -101,7 +128,7 @@ def test_an_absent_field_is_not_written() -> None:
 def test_topics_are_stable_names() -> None:
     """The set of topics grows; a topic is never renamed with its class."""
     assert sorted(EVENT_TYPES.topics) == TOPICS
-    assert sorted(cls.TOPIC for cls in (*CAMPAIGN_EVENTS, *COUPON_EVENTS)) == TOPICS
+    assert {cls.TOPIC for cls in (*CAMPAIGN_EVENTS, *COUPON_EVENTS)} < set(TOPICS)
 
 
 @given(
