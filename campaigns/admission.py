@@ -10,7 +10,7 @@ from __future__ import annotations
 from datetime import datetime
 from typing import Final, NamedTuple
 
-from campaigns.campaign import Campaign
+from campaigns.campaign import Campaign, why_closed
 from campaigns.coupon import coupon_hex
 from campaigns.gate import Facts, Knock, Verdict, Word
 from campaigns.replies import holding_of_digits
@@ -39,16 +39,10 @@ class Standing(NamedTuple):
 
         Of a draft nothing is said: to most it is not there.
         """
-        campaign, terms = self.campaign, self.campaign.terms
-        if campaign.state == "draft":
+        facts = why_closed(self.campaign, self.now)
+        if facts is None or self.campaign.state == "draft":
             return None
-        if campaign.state != "open":
-            return (("state", campaign.state),)
-        if self.now < terms.claim_from:
-            return (("state", "open"), ("opens_at", terms.claim_from))
-        if self.now >= terms.claim_until:
-            return (("state", "open"), ("ended_at", terms.claim_until))
-        return None
+        return tuple(facts.items())
 
     @property
     def free(self) -> int:

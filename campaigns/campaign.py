@@ -323,6 +323,17 @@ class CampaignFold:
                 raise AssertionError(f"{event.TOPIC} is no event of a campaign")
 
 
+def why_closed(campaign: Campaign, now: datetime) -> dict[str, str | datetime] | None:
+    """Return the facts with which claims are refused now; None while they are taken."""
+    if campaign.state != "open":
+        return {"state": campaign.state}
+    if now < campaign.terms.claim_from:
+        return {"state": "open", "opens_at": campaign.terms.claim_from}
+    if now >= campaign.terms.claim_until:
+        return {"state": "open", "ended_at": campaign.terms.claim_until}
+    return None
+
+
 def _draw_after(draw: Draw | None, event: Event) -> Draw | None:
     match event:
         case CampaignOpened(seed_commitment=str(commitment)):

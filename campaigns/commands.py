@@ -31,6 +31,7 @@ from campaigns.campaign import (
     Draw,
     FundingProposed,
     Terms,
+    why_closed,
 )
 from campaigns.coupon import (
     COUPON_FOLD,
@@ -220,7 +221,7 @@ class DraftCampaign(Command):
 
     def reads(self) -> tuple[Read[Any], ...]:
         """The new campaign's stream, which must be empty."""
-        return (_campaign_read(self.campaign),)
+        return (campaign_read(self.campaign),)
 
     def decide(self, view: View, header: Header) -> Decision:
         """A campaign is drafted once for each idempotency key; the key's row answers a retry."""
@@ -238,7 +239,7 @@ class DraftCampaign(Command):
         packet = self.terms.packet
         if packet is None or packet.next_round is None:
             return
-        after = view.state(_campaign_read(packet.next_round))
+        after = view.state(campaign_read(packet.next_round))
         if (
             after is None
             or after.id == self.campaign
@@ -259,7 +260,7 @@ class CampaignCommand(Command):
 
     def reads(self) -> tuple[Read[Any], ...]:
         """The campaign."""
-        return (_campaign_read(self.campaign),)
+        return (campaign_read(self.campaign),)
 
     def pools(self) -> tuple[tuple[UUID, str], ...]:
         """Its stock and budget."""
@@ -279,9 +280,9 @@ class ProposeFunding(CampaignCommand):
 
     def decide(self, view: View, header: Header) -> Decision:
         """Targets may not fall below what is issued and granted already."""
-        campaign = _known(view, self.campaign)
-        _require_state(campaign, "draft", "funded", "open", "paused")
-        _require_unit(campaign, self.budget)
+        campaign = known_campaign(view, self.campaign)
+        require_state(campaign, "draft", "funded", "open", "paused")
+        require_unit(campaign, self.budget)
         if campaign.terms.packet is not None:
             _require_promised(campaign, campaign.terms.packet, self.quota, self.budget.amount_minor)
         if (self.from_quota, self.from_budget_minor) != (campaign.quota, campaign.budget_minor):
@@ -308,8 +309,8 @@ class ApproveFunding(CampaignCommand):
 
     def decide(self, view: View, header: Header) -> Decision:
         """The sponsor's money moves into the pot, or out of it when the target is lower."""
-        campaign = _known(view, self.campaign)
-        _require_state(campaign, "draft", "funded", "open", "paused")
+        campaign = known_campaign(view, self.campaign)
+        require_state(campaign, "draft", "funded", "open", "paused")
         if campaign.draw is not None and campaign.draw.places is not None:
             _require_drawn(view, campaign)
         proposal = campaign.proposal
@@ -317,7 +318,7 @@ class ApproveFunding(CampaignCommand):
             raise Refusal("no_funding_proposed")
         if proposal.by == header.by.id:
             raise Refusal("self_approval")
-        _require_unit(campaign, self.budget)
+        require_unit(campaign, self.budget)
         if (self.quota, self.budget.amount_minor) != (proposal.quota, proposal.budget_minor):
             raise Refusal(
                 "proposal_changed", quota=proposal.quota, budget_minor=proposal.budget_minor
@@ -351,10 +352,10 @@ class OpenCampaign(CampaignCommand):
 
     def decide(self, view: View, header: Header) -> Decision:
         """Only a funded campaign opens."""
-        campaign = _known(view, self.campaign)
+        campaign = known_campaign(view, self.campaign)
         if campaign.state == "draft":
             raise Refusal("unfunded")
-        _require_state(campaign, "funded")
+        require_state(campaign, "funded")
         own = header.of(campaign.id, campaign.version + 1)
         if is_lottery(campaign.terms):
             assert self.draw_key is not None, "a lottery opens with the ledger's draw key"
@@ -383,8 +384,8 @@ class PauseCampaign(CampaignCommand):
 
     def decide(self, view: View, header: Header) -> Decision:
         """Only an open campaign pauses."""
-        campaign = _known(view, self.campaign)
-        _require_state(campaign, "open")
+        campaign = known_campaign(view, self.campaign)
+        require_state(campaign, "open")
         event = CampaignPaused(**header.of(campaign.id, campaign.version + 1), reason=self.reason)
         return _campaign_decision(self.book, "paused", campaign, [event])
 
@@ -397,8 +398,8 @@ class ResumeCampaign(CampaignCommand):
 
     def decide(self, view: View, header: Header) -> Decision:
         """Only a paused campaign resumes."""
-        campaign = _known(view, self.campaign)
-        _require_state(campaign, "paused")
+        campaign = known_campaign(view, self.campaign)
+        require_state(campaign, "paused")
         event = CampaignResumed(**header.of(campaign.id, campaign.version + 1))
         return _campaign_decision(self.book, "resumed", campaign, [event])
 
@@ -416,8 +417,8 @@ class CloseCampaign(CampaignCommand):
 
     def decide(self, view: View, header: Header) -> Decision:
         """Held coupons stay usable; their money is reserved and does not go back yet."""
-        campaign = _known(view, self.campaign)
-        _require_state(campaign, "draft", "funded", "open", "paused")
+        campaign = known_campaign(view, self.campaign)
+        require_state(campaign, "draft", "funded", "open", "paused")
         if campaign.draw is not None and campaign.draw.seed is not None:
             _require_drawn(view, campaign)
         require_kept(view, campaign)
@@ -465,7 +466,7 @@ class ClaimCoupon(Command, msgspec.Struct, frozen=True, gc=False):
 
     def reads(self) -> tuple[Read[Any], ...]:
         """The campaign and the person's first coupon; a further one is read when that is taken."""
-        return (_campaign_read(self.campaign), holding_read(self.first))
+        return (campaign_read(self.campaign), holding_read(self.first))
 
     def pools(self) -> tuple[tuple[UUID, str], ...]:
         """The campaign's stock and budget."""
@@ -473,9 +474,9 @@ class ClaimCoupon(Command, msgspec.Struct, frozen=True, gc=False):
 
     def decide(self, view: View, header: Header) -> Decision:
         """One coupon a claim, up to the person's limit, the stock and the budget."""
-        campaign = _known(view, self.campaign)
+        campaign = known_campaign(view, self.campaign)
         terms = campaign.terms
-        _require_open(campaign, view.now)
+        require_open(campaign, view.now)
         if terms.public_draw is not None:
             raise Refusal("draw_only", draws_at=terms.public_draw.draw_at)
         if campaign.draw is not None:
@@ -579,13 +580,13 @@ class CouponCommand(Command):
         if coupon is None:
             return Further()
         pools = ((coupon.campaign, POOL),) if self.gives_back else ()
-        return Further((_campaign_read(coupon.campaign),), pools)
+        return Further((campaign_read(coupon.campaign),), pools)
 
     def _known(self, view: View) -> tuple[Coupon, Campaign]:
         coupon = _coupon_at(view, self.coupon)
         if coupon is None:
             raise Refusal("not_found")
-        return coupon, _known(view, coupon.campaign)
+        return coupon, known_campaign(view, coupon.campaign)
 
     def _ended(self, coupon: Coupon, campaign: Campaign, event: Event, state: str) -> Decision:
         reply = EndingReply(
@@ -759,7 +760,8 @@ class ExpireCoupon(CouponCommand):
 # What decisions share
 
 
-def _campaign_read(campaign: UUID) -> Read[Campaign]:
+def campaign_read(campaign: UUID) -> Read[Campaign]:
+    """Return how a campaign is read: what it folds to is kept for the next command."""
     return Read(campaign, CAMPAIGN_FOLD, True)
 
 
@@ -768,19 +770,22 @@ def _coupon_at(view: View, coupon: UUID) -> Coupon | None:
     return held if isinstance(held, Coupon) else None
 
 
-def _known(view: View, campaign_uuid: UUID) -> Campaign:
-    campaign = view.state(_campaign_read(campaign_uuid))
+def known_campaign(view: View, campaign_uuid: UUID) -> Campaign:
+    """Return a campaign as it is; refuse where there is none."""
+    campaign = view.state(campaign_read(campaign_uuid))
     if campaign is None:
         raise Refusal("not_found")
     return campaign
 
 
-def _require_state(campaign: Campaign, *allowed: str) -> None:
+def require_state(campaign: Campaign, *allowed: str) -> None:
+    """Refuse what a campaign is not in the state for."""
     if campaign.state not in allowed:
         raise Refusal("wrong_state", state=campaign.state, allowed=list(allowed))
 
 
-def _require_unit(campaign: Campaign, amount: Money) -> None:
+def require_unit(campaign: Campaign, amount: Money) -> None:
+    """Refuse an amount in another currency than the campaign's."""
     if amount.currency != campaign.terms.currency:
         raise Refusal("unit_mismatch", currency=campaign.terms.currency)
 
@@ -806,16 +811,13 @@ def _require_covered(view: View, campaign: UUID, quota: int, budget_minor: int) 
         raise Refusal("below_granted", granted_minor=capacity.granted_minor)
 
 
-def _require_open(campaign: Campaign, now: datetime) -> None:
-    terms = campaign.terms
+def require_open(campaign: Campaign, now: datetime) -> None:
+    """Refuse what needs a campaign that takes claims now."""
     if campaign.state == "draft":
         raise Refusal("not_found")
-    if campaign.state != "open":
-        raise Refusal("not_open", state=campaign.state)
-    if now < terms.claim_from:
-        raise Refusal("not_open", state="open", opens_at=terms.claim_from)
-    if now >= terms.claim_until:
-        raise Refusal("not_open", state="open", ended_at=terms.claim_until)
+    closed = why_closed(campaign, now)
+    if closed is not None:
+        raise Refusal("not_open", **closed)
 
 
 def _require_drawn(view: View, campaign: Campaign) -> None:

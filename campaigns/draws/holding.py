@@ -15,7 +15,7 @@ from typing import Any, ClassVar, NamedTuple
 from uuid import UUID
 
 from campaigns.campaign import Campaign
-from campaigns.commands import Changes, Decision, Header
+from campaigns.commands import Changes, Decision, Header, campaign_read
 from campaigns.draws.announcing import ListFacts, announcement
 from campaigns.draws.beacon import Beacon, is_due
 from campaigns.draws.draw import (
@@ -34,7 +34,7 @@ from campaigns.draws.draw import (
 from campaigns.draws.entry import DrawEntry, DrawWon
 from campaigns.draws.method import result_bytes, seat_of
 from campaigns.draws.opening import commitment_of, draw_read
-from campaigns.draws.registering import DrawCommand, campaign_read, entry_read
+from campaigns.draws.registering import DrawCommand, entry_read
 from campaigns.draws.replies import registration_reply, step_reply
 from campaigns.draws.terms import PublicDrawTerms
 from campaigns.refusals import Refusal

@@ -12,8 +12,8 @@ from datetime import datetime
 from typing import Any, ClassVar
 from uuid import UUID
 
-from campaigns.campaign import CAMPAIGN_FOLD, Campaign
-from campaigns.commands import Command, Decision, Header
+from campaigns.campaign import Campaign
+from campaigns.commands import Command, Decision, Header, campaign_read
 from campaigns.draws.announcing import canonical_json, instant_text
 from campaigns.draws.draw import LIST_POOL, WITHDRAWN_POOL, PublicDraw
 from campaigns.draws.entry import (
@@ -267,11 +267,6 @@ def void_statement(book: Book, campaign: UUID, person: str, reason: str, at: dat
             "at": instant_text(at),
         }
     ).rstrip()
-
-
-def campaign_read(campaign: UUID) -> Read[Campaign]:
-    """Return how a campaign is read."""
-    return Read(campaign, CAMPAIGN_FOLD, True)
 
 
 def entry_read(entry: UUID) -> Read[DrawEntry]:

@@ -11,12 +11,12 @@ from typing import Any, ClassVar
 from uuid import UUID
 
 from campaigns.campaign import POOL, Campaign
-from campaigns.commands import Decision, Header
+from campaigns.commands import Decision, Header, campaign_read
 from campaigns.coupon import COUPON_FOLD, CouponClaimed, coupon_id
 from campaigns.draws.draw import claims_pool
 from campaigns.draws.entry import Won, entry_id
 from campaigns.draws.opening import draw_read
-from campaigns.draws.registering import DrawCommand, campaign_read, entry_read
+from campaigns.draws.registering import DrawCommand, entry_read
 from campaigns.granting import told_again
 from campaigns.holding import holding_read
 from campaigns.intake import taken_from

@@ -16,8 +16,18 @@ from uuid import UUID, uuid5
 
 from msgspec import UNSET
 
-from campaigns.campaign import CAMPAIGN_FOLD, POOL, Campaign, Terms
-from campaigns.commands import Changes, Command, Decision, Header
+from campaigns.campaign import POOL, Campaign, Terms
+from campaigns.commands import (
+    Changes,
+    Command,
+    Decision,
+    Header,
+    campaign_read,
+    known_campaign,
+    require_open,
+    require_state,
+    require_unit,
+)
 from campaigns.groups.group import (
     GROUP_FOLD,
     RETURN_AFTER,
@@ -81,16 +91,16 @@ class ProposeFilling(Command):
 
     def reads(self) -> tuple[Read[Any], ...]:
         """The campaign, and the purse, which this may be the first of."""
-        return (_campaign_read(self.campaign), _purse_read(purse_id(self.campaign, self.person)))
+        return (campaign_read(self.campaign), _purse_read(purse_id(self.campaign, self.person)))
 
     def decide(self, view: View, header: Header) -> Decision:
         """Nobody proposes money for themselves, and none that a draw or tiers have promised."""
-        campaign = _campaign(view, self.campaign)
+        campaign = known_campaign(view, self.campaign)
         _require_alive(campaign)
         if not has_purses(campaign.terms):
             raise Refusal("no_purses")
         _require_not_own(self.person, header)
-        _require_unit(campaign, self.amount)
+        require_unit(campaign, self.amount)
         stream = purse_id(self.campaign, self.person)
         purse = view.state(_purse_read(stream))
         event = PurseFillingProposed(
@@ -119,13 +129,13 @@ class PurseCommand(Command):
         purse = view.state(_purse_read(self.purse))
         if purse is None:
             return Further()
-        return Further((_campaign_read(purse.campaign),), ((purse.campaign, POOL),))
+        return Further((campaign_read(purse.campaign),), ((purse.campaign, POOL),))
 
     def _known(self, view: View) -> tuple[Purse, Campaign]:
         purse = view.state(_purse_read(self.purse))
         if purse is None:
             raise Refusal("not_found")
-        return purse, _campaign(view, purse.campaign)
+        return purse, known_campaign(view, purse.campaign)
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,7 +157,7 @@ class ApproveFilling(PurseCommand):
         if filling.by == header.by.id:
             raise Refusal("self_approval")
         _require_not_own(purse.person, header)
-        _require_unit(campaign, self.amount)
+        require_unit(campaign, self.amount)
         if filling.amount_minor != self.amount.amount_minor:
             raise Refusal("filling_changed", amount_minor=filling.amount_minor)
         capacity = view.capacity((campaign.id, POOL))
@@ -229,8 +239,8 @@ class SendGroup(PurseCommand):
         purse, campaign = self._known(view)
         if purse.person != self.sender:
             raise Refusal("not_found")
-        _require_open(campaign, view.now)
-        _require_unit(campaign, self.total)
+        require_open(campaign, view.now)
+        require_unit(campaign, self.total)
         total_minor = self.total.amount_minor
         assert total_minor >= self.shares >= 1, "each share can have a minor unit"
         if purse.commitment is None or purse.balance_minor < total_minor:
@@ -298,7 +308,7 @@ class TakeShare(Command):
     def further(self, view: View) -> Further:
         """The group's campaign, as the group says."""
         group = view.state(_group_read(self.group))
-        return Further(() if group is None else (_campaign_read(group.campaign),))
+        return Further(() if group is None else (campaign_read(group.campaign),))
 
     def decide(self, view: View, header: Header) -> Decision:
         """One share a person, while there are some; the last one shows the seed."""
@@ -310,8 +320,8 @@ class TakeShare(Command):
         if view.version(share):
             raise Refusal("already_taken", share=str(PublicId(SHARE_PREFIX, self.book, share)))
         _require_left(group, view.now)
-        campaign = _campaign(view, group.campaign)
-        _require_open(campaign, view.now)
+        campaign = known_campaign(view, group.campaign)
+        require_open(campaign, view.now)
         seed = _seed_of(self.draw_key(), group.purse, group.committed_by, group.seed_commitment)
         index, amount_minor = next_share(group, seed, share)
         claimed = self._claimed(header, campaign, group, share, amount_minor)
@@ -426,10 +436,6 @@ def has_purses(terms: Terms) -> bool:
     return terms.intake is None or terms.intake.kind in ("first_come", "waiting_room")
 
 
-def _campaign_read(campaign: UUID) -> Read[Campaign]:
-    return Read(campaign, CAMPAIGN_FOLD, True)
-
-
 def _purse_read(purse: UUID) -> Read[Purse]:
     return Read(purse, PURSE_FOLD)
 
@@ -442,27 +448,8 @@ def _share_read(share: UUID) -> Read[Packet]:
     return Read(share, PACKET_FOLD)
 
 
-def _campaign(view: View, campaign_uuid: UUID) -> Campaign:
-    campaign = view.state(_campaign_read(campaign_uuid))
-    if campaign is None:
-        raise Refusal("not_found")
-    return campaign
-
-
 def _require_alive(campaign: Campaign) -> None:
-    allowed = ["funded", "open", "paused"]
-    if campaign.state not in allowed:
-        raise Refusal("wrong_state", state=campaign.state, allowed=allowed)
-
-
-def _require_open(campaign: Campaign, now: datetime) -> None:
-    terms = campaign.terms
-    if campaign.state != "open":
-        raise Refusal("not_open", state=campaign.state)
-    if now < terms.claim_from:
-        raise Refusal("not_open", state="open", opens_at=terms.claim_from)
-    if now >= terms.claim_until:
-        raise Refusal("not_open", state="open", ended_at=terms.claim_until)
+    require_state(campaign, "funded", "open", "paused")
 
 
 def _require_left(group: Group, now: datetime) -> None:
@@ -470,11 +457,6 @@ def _require_left(group: Group, now: datetime) -> None:
         raise Refusal("group_empty", shares=group.shares)
     if group.state == "closed" or now >= group.until:
         raise Refusal("group_over", until=group.until)
-
-
-def _require_unit(campaign: Campaign, amount: Money) -> None:
-    if amount.currency != campaign.terms.currency:
-        raise Refusal("unit_mismatch", currency=campaign.terms.currency)
 
 
 def _require_not_own(person: str, header: Header) -> None:

@@ -11,8 +11,8 @@ from datetime import datetime
 from typing import Any, ClassVar, Final
 from uuid import UUID
 
-from campaigns.campaign import CAMPAIGN_FOLD, POOL, Campaign
-from campaigns.commands import Changes, Command, Decision, Header
+from campaigns.campaign import POOL, Campaign
+from campaigns.commands import Changes, Command, Decision, Header, campaign_read
 from campaigns.holding import holding_read
 from campaigns.packets.packet import (
     PAYMENTS_MAX,
@@ -64,13 +64,13 @@ class PacketCommand(Command):
         if not isinstance(packet, Packet):
             return Further()
         pools = ((packet.campaign, POOL),) if self.gives_back else ()
-        return Further((_campaign_read(packet.campaign),), pools)
+        return Further((campaign_read(packet.campaign),), pools)
 
     def _known(self, view: View) -> tuple[Packet, Campaign]:
         packet = view.state(holding_read(self.packet))
         if not isinstance(packet, Packet):
             raise Refusal("not_found")
-        campaign = view.state(_campaign_read(packet.campaign))
+        campaign = view.state(campaign_read(packet.campaign))
         assert campaign is not None, "a packet is of a campaign of its book"
         return packet, campaign
 
@@ -271,10 +271,6 @@ def _as_set(merchants: list[str]) -> frozenset[str]:
             _sets.clear()
         known = _sets[id(merchants)] = (merchants, frozenset(merchants))
     return known[1]
-
-
-def _campaign_read(campaign: UUID) -> Read[Campaign]:
-    return Read(campaign, CAMPAIGN_FOLD, keep=True)
 
 
 def _refund_order(campaign: Campaign) -> RefundOrder:

@@ -21,14 +21,21 @@ from campaigns.campaign import (
     CampaignRolledOver,
     CampaignSplitShown,
 )
-from campaigns.commands import CampaignCommand, Changes, Decision, Header
+from campaigns.commands import (
+    CampaignCommand,
+    Changes,
+    Decision,
+    Header,
+    campaign_read,
+    known_campaign,
+)
 from campaigns.intake import draws_at, is_over
 from campaigns.refusals import Refusal
 from campaigns.replies import campaign_reply
 from campaigns.splitting import split_commitment
 from ledger.appending import Capacity
 from ledger.books import Book
-from ledger.commit import Further, Read, View
+from ledger.commit import Further, View
 from ledger.events import Event
 
 
@@ -40,11 +47,11 @@ class RollOver(CampaignCommand):
 
     def further(self, view: View) -> Further:
         """The next round, as the campaign names it, and its pools."""
-        campaign = view.state(_read(self.campaign))
+        campaign = view.state(campaign_read(self.campaign))
         after = _next_round_of(campaign)
         if after is None:
             return Further()
-        return Further((_read(after),), ((after, POOL), (after, DRAW_POOL)))
+        return Further((campaign_read(after),), ((after, POOL), (after, DRAW_POOL)))
 
     def decide(self, view: View, header: Header) -> Decision:
         """A next round that is closed itself takes nothing: then the sponsor gets it."""
@@ -53,7 +60,7 @@ class RollOver(CampaignCommand):
         left = pot.budget_minor - pot.granted_minor
         if left == 0:
             raise Refusal("nothing_left")
-        after = view.state(_read(into))
+        after = view.state(campaign_read(into))
         money: dict[str, Any] = {"amount_minor": left, "currency": campaign.terms.currency}
         out = ((campaign.id, POOL), Capacity(budget_minor=-left))
         own = header.of(campaign.id, campaign.version + 1)
@@ -69,9 +76,7 @@ class RollOver(CampaignCommand):
         return _decision(self.book, "rolled_over", campaign, [over, came], changes)
 
     def _closed_with_next_round(self, view: View) -> tuple[Campaign, UUID]:
-        campaign = view.state(_read(self.campaign))
-        if campaign is None:
-            raise Refusal("not_found")
+        campaign = known_campaign(view, self.campaign)
         into = _next_round_of(campaign)
         if campaign.state != "closed" or into is None:
             raise Refusal("wrong_state", state=campaign.state, allowed=["closed"])
@@ -88,9 +93,7 @@ class ShowSplit(CampaignCommand):
 
     def decide(self, view: View, header: Header) -> Decision:
         """The seed must be the one that the campaign committed to when it opened."""
-        campaign = view.state(_read(self.campaign))
-        if campaign is None:
-            raise Refusal("not_found")
+        campaign = known_campaign(view, self.campaign)
         split = campaign.split
         if split is None or split.seed is not None or not _is_over(view, campaign):
             raise Refusal("wrong_state", state=campaign.state, allowed=["closed"])
@@ -121,10 +124,6 @@ def _require_not_drawing(view: View, after: Campaign) -> None:
         return
     if not is_over(draw, view.capacity((after.id, DRAW_POOL))):
         raise Refusal("draw_pending", draws_at=draws_at(after.terms))
-
-
-def _read(campaign: UUID) -> Read[Campaign]:
-    return Read(campaign, CAMPAIGN_FOLD, keep=True)
 
 
 def _decision(

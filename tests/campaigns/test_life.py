@@ -463,7 +463,7 @@ def test_the_invariants_hold_after_every_step(life: type[Life]) -> None:
 
 
 def _plant_no_open_check(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(c, "_require_open", lambda *_: None)
+    patch.setattr(c, "require_open", lambda *_: None)
 
 
 def _plant_no_person_key(patch: pytest.MonkeyPatch) -> None:
