@@ -57,6 +57,7 @@ from campaigns.intake import (
     seed_of,
     taken_from,
 )
+from campaigns.merchants import is_designated
 from campaigns.packets.granting import grant_packet
 from campaigns.packets.packet import PacketClaimed
 from campaigns.packets.sharing import DrawKey, is_seeded, next_packet, seeded_pools
@@ -648,8 +649,7 @@ class RedeemCoupon(CouponCommand):
             raise Refusal("coupon_expired", valid_until=coupon.valid_until)
         if now < coupon.valid_from:
             raise Refusal("not_yet_valid", valid_from=coupon.valid_from)
-        merchants = campaign.terms.merchants
-        if merchants is not None and self.merchant not in merchants:
+        if not is_designated(campaign.terms.merchants, self.merchant):
             raise Refusal("merchant_not_designated", merchant=self.merchant)
         if self.order_total.currency != coupon.currency:
             raise Refusal("unit_mismatch", currency=coupon.currency)

@@ -110,6 +110,8 @@ class Pot:
     budget_minor: int = 0
     lottery: Lottery | None = None
     handout: Handout | None = None
+    merchants: frozenset[str] | None = None
+    """Those whom the campaign designates; None where it designates all."""
 
     @property
     def capacity(self) -> Capacity:
@@ -322,8 +324,14 @@ class CampaignAudit:
         namespace = sha1(campaign.id.bytes, usedforsecurity=False)
         lottery = Lottery() if redrawing.is_drawn(campaign.terms) else None
         handout = packets.handout_of(campaign.terms)
+        named = campaign.terms.merchants
         self.pots[campaign.id] = Pot(
-            campaign, problem is None, namespace, lottery=lottery, handout=handout
+            campaign,
+            problem is None,
+            namespace,
+            lottery=lottery,
+            handout=handout,
+            merchants=None if named is None else frozenset(named),
         )
 
     def _campaign_event(self, event: Any) -> None:
@@ -676,8 +684,9 @@ class CampaignAudit:
         self.redeemed_minor[terms.currency] += terms.face_minor
         if not terms.valid_from <= event.at < terms.valid_until:
             self._here("outside_validity", _validity(terms), event.at)
-        elif terms.merchants is not None and event.merchant not in terms.merchants:
-            self._here("merchant_not_designated", ", ".join(terms.merchants), event.merchant)
+        elif pot.merchants is not None and event.merchant not in pot.merchants:
+            named = ", ".join(terms.merchants or ())
+            self._here("merchant_not_designated", named, event.merchant)
         elif event.order_total_minor < terms.threshold_minor:
             self._here("below_threshold", terms.threshold_minor, event.order_total_minor)
         else:

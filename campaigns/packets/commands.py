@@ -8,12 +8,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any, ClassVar, Final
+from typing import Any, ClassVar
 from uuid import UUID
 
 from campaigns.campaign import POOL, Campaign
 from campaigns.commands import Changes, Command, Decision, Header, campaign_read
 from campaigns.holding import holding_read
+from campaigns.merchants import is_designated
 from campaigns.packets.packet import (
     PAYMENTS_MAX,
     REFUNDS_MAX,
@@ -130,8 +131,7 @@ class PayFromPacket(PacketCommand):
         )
 
     def _require_taken_here(self, packet: Packet, campaign: Campaign) -> None:
-        merchants = campaign.terms.merchants
-        if merchants is not None and self.merchant not in _as_set(merchants):
+        if not is_designated(campaign.terms.merchants, self.merchant):
             raise Refusal("merchant_not_designated", merchant=self.merchant)
         if self.total.currency != packet.currency:
             raise Refusal("unit_mismatch", currency=packet.currency)
@@ -256,21 +256,6 @@ class ExpirePacket(PacketCommand):
 
 
 # What decisions share
-
-SETS_MAX: Final = 1_000
-"""Campaigns whose merchants are kept as a set."""
-
-_sets: dict[int, tuple[list[str], frozenset[str]]] = {}
-
-
-def _as_set(merchants: list[str]) -> frozenset[str]:
-    """Return a campaign's merchants as a set: a city names thousands, and each till asks."""
-    known = _sets.get(id(merchants))
-    if known is None or known[0] is not merchants:
-        if len(_sets) >= SETS_MAX:
-            _sets.clear()
-        known = _sets[id(merchants)] = (merchants, frozenset(merchants))
-    return known[1]
 
 
 def _refund_order(campaign: Campaign) -> RefundOrder:

@@ -44,6 +44,7 @@ class PotOf(Protocol):
     campaign: Campaign
     judged: bool
     budget_minor: int
+    merchants: frozenset[str] | None
 
 
 class Reports(NamedTuple):
@@ -147,7 +148,7 @@ class PacketAudit:
             return
         if again:
             self._here("paid_twice", "one payment for an order", f"{event.merchant} {event.order}")
-        if self._is_usable(kept, event) and self._is_payment(pot.campaign.terms, event):
+        if self._is_usable(kept, event) and self._is_payment(pot.merchants, event):
             self._check_parts(balance_minor, event)
 
     def _is_usable(self, kept: _Kept, event: Event) -> bool:
@@ -158,9 +159,9 @@ class PacketAudit:
             return self._here("outside_validity", window, event.at)
         return True
 
-    def _is_payment(self, terms: Terms, event: PacketPaid) -> bool:
-        if terms.merchants is not None and event.merchant not in terms.merchants:
-            named = f"one of {len(terms.merchants)} merchants"
+    def _is_payment(self, merchants: frozenset[str] | None, event: PacketPaid) -> bool:
+        if merchants is not None and event.merchant not in merchants:
+            named = f"one of {len(merchants)} merchants"
             return self._here("merchant_not_designated", named, event.merchant)
         name = uuid5(event.originator_id, f"payment {event.merchant} {event.order}")
         if event.payment != name:
