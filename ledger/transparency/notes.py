@@ -29,6 +29,12 @@ SIGNATURES_MAX: Final = 100
 """More signatures than this are not read: each costs a verification."""
 
 _KEY_BYTES: Final = 32
+_FIELD: Final = 2**255 - 19
+_ORDER_8_Y: Final = int.from_bytes(
+    bytes.fromhex("26e8958fc2b227b045c3f489f2ef98f0d5dfac05d3c63339b13802886d53fc05"), "little"
+)
+_SMALL_ORDER_Y: Final = frozenset({0, 1, _FIELD - 1, _ORDER_8_Y, _FIELD - _ORDER_8_Y})
+"""The points of Ed25519 that verify signatures of anything, by their y."""
 _SIGNATURE_BYTES: Final = 64
 _PREFIX: Final = "\N{EM DASH} "
 _KEY_ID: Final = re.compile(r"[0-9a-f]{8}", re.ASCII)
@@ -104,6 +110,8 @@ class Verifier(NamedTuple):
         if len(parts) != 3 or not is_name(parts[0]) or not _KEY_ID.fullmatch(parts[1]):
             raise Malformed("a verifier key is a name, a key id and a key, with + between them")
         kind, public = _typed_key(parts[2])
+        if _is_weak(public):
+            raise Malformed("a key that would verify anything, or not in its one form")
         found = cls(parts[0], kind, public)
         if found.key_id.hex() != parts[1]:
             raise Malformed("the key id is not that of name and key")
@@ -255,6 +263,12 @@ def _typed_key(encoded: str) -> tuple[int, bytes]:
     if len(data) != 1 + _KEY_BYTES or data[0] not in {ED25519, COSIGNATURE}:
         raise Malformed("the key is not one of Ed25519, for notes or for cosignatures")
     return data[0], data[1:]
+
+
+def _is_weak(public: bytes) -> bool:
+    """Whether a public key is of small order, or is not written in its one form."""
+    y = int.from_bytes(public, "little") & (1 << 255) - 1
+    return y >= _FIELD or y in _SMALL_ORDER_Y
 
 
 def _cosigned(text: str, seconds: int) -> bytes:

@@ -33,12 +33,16 @@ HASHES_MAX: Final = 63
 
 
 class Policy(NamedTuple):
-    """Whom to believe: the keys of the log, and so many of these witnesses."""
+    """Whom to believe: the keys of the log, so many of these witnesses, and who signs statements.
+
+    The last ones are asked only where a receipt withholds the event's own bytes.
+    """
 
     origin: str
     log: tuple[Verifier, ...]
     witnesses: tuple[Verifier, ...] = ()
     quorum: int = 0
+    statements: tuple[Verifier, ...] = ()
 
 
 class Proof(NamedTuple):
