@@ -5,13 +5,20 @@ pot), `purse:<hex>` (to be sent to groups), `group:<hex>` (shares that nobody ha
 `holder:<person>` (reserved for held coupons), `packet:<hex>` (what is in a red packet),
 `merchant:<id>` (earned by redemptions and payments).
 Worked examples are in docs/money.md.
+
+A rule reads nothing of an event but its fields, so it can be asked about anything that has them
+under their names, with ids as text too: the journal asks about what it reads of stored events.
+There is no second place that knows where money goes.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
 from typing import Any, Final
 from uuid import UUID
+
+from msgspec import UNSET
 
 from campaigns.campaign import BudgetReclaimed, CampaignFunded, CampaignRolledOver
 from campaigns.coupon import (
@@ -41,9 +48,9 @@ def sponsor_account(sponsor: str) -> str:
     return f"sponsor:{sponsor}"
 
 
-def campaign_account(campaign: UUID) -> str:
+def campaign_account(campaign: UUID | str) -> str:
     """The pot of a campaign: funded and neither reserved nor spent."""
-    return f"campaign:{campaign.hex}"
+    return f"campaign:{_hex(campaign)}"
 
 
 def holder_account(person: str) -> str:
@@ -51,19 +58,19 @@ def holder_account(person: str) -> str:
     return f"holder:{person}"
 
 
-def purse_account(purse: UUID) -> str:
+def purse_account(purse: UUID | str) -> str:
     """What a person may still send to groups, of one campaign."""
-    return f"purse:{purse.hex}"
+    return f"purse:{_hex(purse)}"
 
 
-def group_account(group: UUID) -> str:
+def group_account(group: UUID | str) -> str:
     """What was sent to a group and nobody has taken."""
-    return f"group:{group.hex}"
+    return f"group:{_hex(group)}"
 
 
-def packet_account(packet: UUID) -> str:
+def packet_account(packet: UUID | str) -> str:
     """What is in one red packet: its balance."""
-    return f"packet:{packet.hex}"
+    return f"packet:{_hex(packet)}"
 
 
 def merchant_account(merchant: str) -> str:
@@ -73,7 +80,7 @@ def merchant_account(merchant: str) -> str:
 
 def postings_of(event: Event) -> Postings:
     """Return the transfers of an event; events that move no money have none."""
-    rule = _RULES.get(type(event))
+    rule = RULES.get(type(event))
     return rule(event) if rule is not None else ()
 
 
@@ -145,7 +152,7 @@ def _packet_claimed(event: PacketClaimed) -> Postings:
     """A share of a group packet comes from the group, any other packet from the pot."""
     group = event.group
     return transfer(
-        group_account(group) if isinstance(group, UUID) else campaign_account(event.campaign),
+        campaign_account(event.campaign) if group is UNSET else group_account(group),
         packet_account(event.originator_id),
         event.amount_minor,
         event.currency,
@@ -210,27 +217,35 @@ def _purse_emptied(event: PurseEmptied) -> Postings:
     return transfer(purse_account(event.originator_id), target, event.amount_minor, event.currency)
 
 
+def _hex(stream: UUID | str) -> str:
+    """Return an id as accounts have it, from an id or from its text in an event's bytes."""
+    return stream.replace("-", "") if isinstance(stream, str) else stream.hex
+
+
 def _returns(campaign: UUID, to: str | None, sponsor: str) -> str:
     return campaign_account(campaign) if to == "campaign" else sponsor_account(sponsor)
 
 
-_RULES: Final[dict[type[Event], Callable[[Any], Postings]]] = {
-    CampaignFunded: _funded,
-    BudgetReclaimed: _budget_reclaimed,
-    CouponClaimed: _claimed,
-    CouponRedeemed: _redeemed,
-    CouponRefunded: _refunded,
-    CouponReclaimed: _returned,
-    CouponExpired: _returned,
-    CouponVoided: _returned,
-    CampaignRolledOver: _rolled_over,
-    PacketClaimed: _packet_claimed,
-    PacketPaid: _packet_paid,
-    PacketRefunded: _packet_refunded,
-    PacketExpired: _packet_ended,
-    PacketWalletClosed: _packet_ended,
-    PurseFilled: _purse_filled,
-    PurseSent: _purse_sent,
-    PurseReturned: _purse_returned,
-    PurseEmptied: _purse_emptied,
-}
+RULES: Final[Mapping[type[Event], Callable[[Any], Postings]]] = MappingProxyType(
+    {
+        CampaignFunded: _funded,
+        BudgetReclaimed: _budget_reclaimed,
+        CouponClaimed: _claimed,
+        CouponRedeemed: _redeemed,
+        CouponRefunded: _refunded,
+        CouponReclaimed: _returned,
+        CouponExpired: _returned,
+        CouponVoided: _returned,
+        CampaignRolledOver: _rolled_over,
+        PacketClaimed: _packet_claimed,
+        PacketPaid: _packet_paid,
+        PacketRefunded: _packet_refunded,
+        PacketExpired: _packet_ended,
+        PacketWalletClosed: _packet_ended,
+        PurseFilled: _purse_filled,
+        PurseSent: _purse_sent,
+        PurseReturned: _purse_returned,
+        PurseEmptied: _purse_emptied,
+    }
+)
+"""Type of event → its rule; an event of any other type moves no money."""
