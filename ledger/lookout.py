@@ -66,7 +66,7 @@ class Lookout:
 
         if self._connection is not None and not self._connection.closed:
             self._next = execute
-            self._go_on()
+            self._go_on(at_once=True)
         else:
             self._connecting = loop.create_task(self._connect(execute))
 
@@ -98,8 +98,11 @@ class Lookout:
         self._next = prepare
         self._go_on()
 
-    def _go_on(self) -> None:
-        """Do what can be done without waiting; called whenever the connection can do something."""
+    def _go_on(self, *, at_once: bool = False) -> None:
+        """Do what can be done without waiting; called whenever the connection can do something.
+
+        `at_once` says that whoever asked has not been returned to: they hear of it later.
+        """
         glance: Glance | None = None
         try:
             while (state := self._connection.poll()) == POLL_OK and self._seen is not None:
@@ -112,7 +115,9 @@ class Lookout:
             log.exception("a look at the store could not be understood")
             self._give_up("it could not be understood")
         else:
-            if glance is not None:
+            if glance is not None and at_once:
+                self._tell_soon(glance)
+            elif glance is not None:
                 self._tell(glance)
             elif state != POLL_OK:
                 self._watch(writing=state == POLL_WRITE)
@@ -145,15 +150,20 @@ class Lookout:
         if seen is not None:
             seen(glance)
 
-    def _give_up(self, why: str) -> None:
-        """Nobody knows what the connection would say next, so it is not used again."""
-        self._drop()
+    def _tell_soon(self, glance: Glance | None) -> None:
+        """Tell it in the loop's next turn; nothing else ends this look meanwhile."""
+        self._unwatch()
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
+        asyncio.get_running_loop().call_soon(self._tell, glance)
+
+    def _give_up(self, why: str) -> None:
+        """Nobody knows what the connection would say next, so it is not used again."""
+        self._drop()
         if self._seen is not None:
             log.warning("the store was not looked at: %s", why)
-            asyncio.get_running_loop().call_soon(self._tell, None)
+            self._tell_soon(None)
 
     def _drop(self) -> None:
         self._unwatch()

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Coroutine, Iterator
+import select
+from collections.abc import Callable, Coroutine, Iterator, Mapping
 from typing import Any
 from uuid import uuid4
 
 import psycopg2
 import pytest
 from psycopg2 import sql
+from psycopg2.extensions import POLL_OK, POLL_WRITE
 
 from campaigns.campaign import POOL
 from campaigns.coupon import coupon_id
@@ -99,6 +101,53 @@ def test_the_next_look_may_begin_where_the_last_one_is_told(datastore: Datastore
         await enough.wait()
         assert None not in answers
         lookout.close()
+
+    run(look)
+
+
+class Prompt(Datastore):
+    """A store whose answers are there before anybody has looked away."""
+
+    def with_session(self, session: Mapping[str, str | None]) -> Prompt:
+        """Stay as prompt as this."""
+        assert session
+        return self
+
+    def begin_connecting(self) -> Any:
+        """Return a connection that is polled when it has something to say."""
+        return PromptConnection(super().begin_connecting())
+
+
+class PromptConnection:
+    """Waits in `poll` for what was asked."""
+
+    def __init__(self, connection: Any) -> None:
+        self._connection = connection
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._connection, name)
+
+    def poll(self) -> int:
+        """Poll until there is nothing to wait for."""
+        while (state := self._connection.poll()) != POLL_OK:
+            writing = [self] if state == POLL_WRITE else []
+            assert any(select.select([self], writing, [], 10.0))
+        return int(state)
+
+
+def test_an_answer_that_is_there_at_once_is_heard_later(database_url: str) -> None:
+    """Whoever asks is done with asking before they hear, however fast the store is."""
+
+    async def look() -> None:
+        lookout = Lookout(Prompt(database_url))
+        for _ in range(3):
+            assert await seen_by(lookout, [], []) is not None
+        answers: list[Glance | None] = []
+        lookout.look("main", [], [], answers.append)
+        assert answers == []
+        lookout.close()
+        await asyncio.sleep(0)
+        assert answers == [None]
 
     run(look)
 
