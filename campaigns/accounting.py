@@ -80,7 +80,7 @@ def merchant_account(merchant: str) -> str:
 
 def postings_of(event: Event) -> Postings:
     """Return the transfers of an event; events that move no money have none."""
-    rule = RULES.get(type(event))
+    rule = _RULES.get(type(event))
     return rule(event) if rule is not None else ()
 
 
@@ -226,26 +226,26 @@ def _returns(campaign: UUID, to: str | None, sponsor: str) -> str:
     return campaign_account(campaign) if to == "campaign" else sponsor_account(sponsor)
 
 
-RULES: Final[Mapping[type[Event], Callable[[Any], Postings]]] = MappingProxyType(
-    {
-        CampaignFunded: _funded,
-        BudgetReclaimed: _budget_reclaimed,
-        CouponClaimed: _claimed,
-        CouponRedeemed: _redeemed,
-        CouponRefunded: _refunded,
-        CouponReclaimed: _returned,
-        CouponExpired: _returned,
-        CouponVoided: _returned,
-        CampaignRolledOver: _rolled_over,
-        PacketClaimed: _packet_claimed,
-        PacketPaid: _packet_paid,
-        PacketRefunded: _packet_refunded,
-        PacketExpired: _packet_ended,
-        PacketWalletClosed: _packet_ended,
-        PurseFilled: _purse_filled,
-        PurseSent: _purse_sent,
-        PurseReturned: _purse_returned,
-        PurseEmptied: _purse_emptied,
-    }
-)
+_RULES: Final[dict[type[Event], Callable[[Any], Postings]]] = {
+    CampaignFunded: _funded,
+    BudgetReclaimed: _budget_reclaimed,
+    CouponClaimed: _claimed,
+    CouponRedeemed: _redeemed,
+    CouponRefunded: _refunded,
+    CouponReclaimed: _returned,
+    CouponExpired: _returned,
+    CouponVoided: _returned,
+    CampaignRolledOver: _rolled_over,
+    PacketClaimed: _packet_claimed,
+    PacketPaid: _packet_paid,
+    PacketRefunded: _packet_refunded,
+    PacketExpired: _packet_ended,
+    PacketWalletClosed: _packet_ended,
+    PurseFilled: _purse_filled,
+    PurseSent: _purse_sent,
+    PurseReturned: _purse_returned,
+    PurseEmptied: _purse_emptied,
+}
+
+RULES: Final[Mapping[type[Event], Callable[[Any], Postings]]] = MappingProxyType(_RULES)
 """Type of event → its rule; an event of any other type moves no money."""
