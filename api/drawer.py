@@ -27,8 +27,9 @@ from campaigns.campaign import (
 from campaigns.commands import Call, Command
 from campaigns.drawing import CloseIntake, GiveDrawn, RecordDraw, entrants
 from campaigns.event_types import MAPPER
-from campaigns.intake import Drawing, commitment_of, draws_at, hold, is_lottery, is_over, seed_of
+from campaigns.intake import Drawing, draws_at, hold, is_lottery, is_over, seed_of
 from campaigns.replies import CAMPAIGN_PREFIX
+from campaigns.seeds import DrawKey, commitment_of
 from ledger.appending import Capacity
 from ledger.books import Book, PublicId
 from ledger.commit import Answer, CommitError, GroupCommit
@@ -75,7 +76,7 @@ class Drawer:
         self,
         datastore: Datastore,
         writer: GroupCommit,
-        draw_key: Callable[[], bytes],
+        draw_key: DrawKey,
         *,
         by_the_book: bool = False,
         batch: int = BATCH,

@@ -21,8 +21,9 @@ from campaigns.campaign import CAMPAIGN_FOLD, POOL, Campaign
 from campaigns.commands import Call, Command
 from campaigns.event_types import MAPPER
 from campaigns.packets.rolling import RollOver, ShowSplit
-from campaigns.packets.sharing import DrawKey, WrongSplitKey, seed_of_split
+from campaigns.packets.sharing import WrongSplitKey, seed_of_split
 from campaigns.replies import CAMPAIGN_PREFIX
+from campaigns.seeds import DrawKey
 from ledger.appending import Capacity
 from ledger.books import Book, PublicId
 from ledger.commit import CommitError, GroupCommit

@@ -27,10 +27,11 @@ from campaigns.draws.beacon import Beacon, BeaconDoubled, is_due
 from campaigns.draws.draw import SEATS_POOL
 from campaigns.draws.holding import FreezeList, GiveSeat, MoveUp, Outcome, RecordDraw
 from campaigns.draws.method import draw_key, ranked, result_leaves
-from campaigns.draws.opening import commitment_of, seed_of
+from campaigns.draws.opening import seed_of
 from campaigns.draws.terms import Chain
 from campaigns.event_types import MAPPER
 from campaigns.replies import CAMPAIGN_PREFIX
+from campaigns.seeds import DrawKey, commitment_of
 from ledger.appending import Capacity
 from ledger.books import Book, PublicId
 from ledger.commit import Answer, CommitError, GroupCommit
@@ -89,7 +90,7 @@ class DrawHolder:
         self,
         datastore: Datastore,
         writer: GroupCommit,
-        draw_key: Callable[[], bytes],
+        draw_key: DrawKey,
         beacons: BeaconSource,
         lists: Path,
         *,

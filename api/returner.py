@@ -19,8 +19,9 @@ from eventsourcing.persistence import PersistenceError
 from api.sweeper import PAUSE_S, POLL_S, SHOWN_WITHIN_S, SWEEPER
 from campaigns.commands import Call, Command
 from campaigns.event_types import MAPPER
-from campaigns.groups.commands import DrawKey, ReturnGroup, SweepPurse
+from campaigns.groups.commands import ReturnGroup, SweepPurse
 from campaigns.groups.replies import GROUP_PREFIX
+from campaigns.seeds import DrawKey
 from ledger.books import Book, PublicId
 from ledger.commit import Answer, CommitError, GroupCommit
 from ledger.datastore import Datastore

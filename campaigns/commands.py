@@ -49,7 +49,6 @@ from campaigns.draws.opening import open_draw, require_funds, require_kept
 from campaigns.granting import grant, redeemed_again, told_again
 from campaigns.holding import holding_read
 from campaigns.intake import (
-    commitment_of,
     draws_at,
     is_lottery,
     is_over,
@@ -60,7 +59,7 @@ from campaigns.intake import (
 from campaigns.merchants import is_designated
 from campaigns.packets.granting import grant_packet
 from campaigns.packets.packet import PacketClaimed
-from campaigns.packets.sharing import DrawKey, is_seeded, next_packet, seeded_pools
+from campaigns.packets.sharing import is_seeded, next_packet, seeded_pools
 from campaigns.packets.terms import PacketTerms
 from campaigns.refusals import Refusal, RenderRefusal
 from campaigns.replies import (
@@ -75,7 +74,8 @@ from campaigns.replies import (
     holding_name,
     redemption_reply,
 )
-from campaigns.splitting import split_commitment, split_seed
+from campaigns.seeds import DrawKey, commitment_of
+from campaigns.splitting import split_seed
 from ledger.appending import Capacity
 from ledger.books import Book, PublicId
 from ledger.commit import Further, Read, Request, Retell, Verdict, View
@@ -368,7 +368,7 @@ class OpenCampaign(CampaignCommand):
             assert (campaign.quota, campaign.budget_minor) == packet.promised, "funded to the fen"
             assert self.draw_key is not None, "a split opens with the ledger's draw key"
             seed = split_seed(self.draw_key(), campaign.id, campaign.version + 1)
-            own["split_commitment"] = split_commitment(seed)
+            own["split_commitment"] = commitment_of(seed)
             pools = list(seeded_pools(campaign.id, packet))
         drawn = open_draw(campaign, self.draw_key, view, header.of)
         done = _campaign_decision(self.book, "opened", campaign, [CampaignOpened(**own)], pools)

@@ -31,7 +31,6 @@ from campaigns.commands import (
 from campaigns.coupon import COUPON_FOLD, CouponClaimed, CouponEntered
 from campaigns.intake import (
     Drawing,
-    commitment_of,
     draws_at,
     is_winner,
     places_in,
@@ -39,6 +38,7 @@ from campaigns.intake import (
 )
 from campaigns.refusals import Refusal
 from campaigns.replies import COUPON_PREFIX, campaign_reply, coupon_reply
+from campaigns.seeds import commitment_of
 from ledger.appending import Capacity
 from ledger.books import Book, PublicId
 from ledger.commit import Read, View

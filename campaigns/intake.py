@@ -96,11 +96,6 @@ def seed_of(draw_key: bytes, campaign: UUID, opening: int) -> bytes:
     return hmac.digest(draw_key, told, "sha256")
 
 
-def commitment_of(seed: bytes) -> str:
-    """Return what is published of a seed before anybody enters."""
-    return sha256(seed).hexdigest()
-
-
 # The draw
 
 

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import hmac
 from collections.abc import Sequence
-from hashlib import sha256
 from typing import Final, NamedTuple
 from uuid import UUID
 
@@ -41,11 +40,6 @@ def split_seed(key: bytes, stream: UUID, version: int) -> bytes:
     """
     told = _SEED_LABEL + stream.bytes + version.to_bytes(4, "big")
     return hmac.digest(key, told, "sha256")
-
-
-def split_commitment(seed: bytes) -> str:
-    """Return what is published of a seed before the first share is taken."""
-    return sha256(seed).hexdigest()
 
 
 def number_below(seed: bytes, label: bytes, index: int, bound: int) -> int:

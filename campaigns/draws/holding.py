@@ -33,11 +33,12 @@ from campaigns.draws.draw import (
 )
 from campaigns.draws.entry import DrawEntry, DrawWon
 from campaigns.draws.method import result_bytes, seat_of
-from campaigns.draws.opening import commitment_of, draw_read
+from campaigns.draws.opening import draw_read
 from campaigns.draws.registering import DrawCommand, entry_read
 from campaigns.draws.replies import registration_reply, step_reply
 from campaigns.draws.terms import PublicDrawTerms
 from campaigns.refusals import Refusal
+from campaigns.seeds import commitment_of
 from ledger.appending import Capacity
 from ledger.books import Book
 from ledger.commit import Read, View

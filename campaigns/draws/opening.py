@@ -7,13 +7,13 @@ from __future__ import annotations
 
 import hmac
 from collections.abc import Callable
-from hashlib import sha256
 from typing import Any, Final
 from uuid import UUID
 
 from campaigns.campaign import Campaign
 from campaigns.draws.draw import DRAW_FOLD, SEATS_POOL, DrawOpened, PublicDraw, draw_id
 from campaigns.refusals import Refusal
+from campaigns.seeds import DrawKey, commitment_of
 from ledger.commit import Read, View
 
 _SEED_LABEL: Final = b"tidebook public draw seed 1\0"
@@ -24,11 +24,6 @@ def seed_of(draw_key: bytes, draw: UUID) -> bytes:
     return hmac.digest(draw_key, _SEED_LABEL + draw.bytes, "sha256")
 
 
-def commitment_of(seed: bytes) -> str:
-    """Return what is published of a seed before anybody registers."""
-    return sha256(seed).hexdigest()
-
-
 def draw_read(campaign: UUID) -> Read[PublicDraw]:
     """Return how a campaign's public draw is read."""
     return Read(draw_id(campaign), DRAW_FOLD, True)
@@ -36,7 +31,7 @@ def draw_read(campaign: UUID) -> Read[PublicDraw]:
 
 def open_draw(
     campaign: Campaign,
-    draw_key: Callable[[], bytes] | None,
+    draw_key: DrawKey | None,
     view: View,
     header: Callable[[UUID, int], dict[str, Any]],
 ) -> list[DrawOpened]:

@@ -8,7 +8,6 @@ last taker's decision, or the return of what is left, shows the seed.
 from __future__ import annotations
 
 import hmac
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, ClassVar, Final
@@ -57,7 +56,8 @@ from campaigns.groups.replies import (
 from campaigns.groups.sharing import code_hash, code_of, next_share, share_id
 from campaigns.packets.packet import PACKET_FOLD, Packet, PacketClaimed
 from campaigns.refusals import Refusal
-from campaigns.splitting import split_commitment, split_seed
+from campaigns.seeds import DrawKey, commitment_of
+from campaigns.splitting import split_seed
 from ledger.appending import Capacity
 from ledger.books import Book, PublicId
 from ledger.commit import Further, Read, View
@@ -65,9 +65,6 @@ from ledger.events import Actor, Event
 from ledger.money import Money
 
 GROUP_NAMESPACE: Final = UUID("0f6c2d8e-51c8-5c0a-9d57-6a3f4be1d702")
-
-DrawKey = Callable[[], bytes]
-"""Gives the ledger's draw key; asked only where there is a seed to make."""
 
 
 def group_id(book: Book, by: Actor, key: str) -> UUID:
@@ -171,7 +168,7 @@ class ApproveFilling(PurseCommand):
             amount_minor=filling.amount_minor,
             currency=purse.currency,
             proposed_by=filling.by,
-            seed_commitment=split_commitment(split_seed(self.draw_key(), purse.id, version)),
+            seed_commitment=commitment_of(split_seed(self.draw_key(), purse.id, version)),
         )
         change = Capacity(granted_minor=filling.amount_minor)
         return _purse_decision(
@@ -258,7 +255,7 @@ class SendGroup(PurseCommand):
             group=self.group,
             amount_minor=total_minor,
             currency=purse.currency,
-            seed_commitment=split_commitment(split_seed(key, purse.id, version)),
+            seed_commitment=commitment_of(split_seed(key, purse.id, version)),
         )
         funded = GroupFunded(
             **header.of(self.group, view.version(self.group) + 1),
@@ -467,7 +464,7 @@ def _require_not_own(person: str, header: Header) -> None:
 def _seed_of(key: bytes, purse: UUID, version: int, commitment: str) -> bytes:
     """Return a group's seed; it must be the one that was committed to."""
     seed = split_seed(key, purse, version)
-    if split_commitment(seed) != commitment:
+    if commitment_of(seed) != commitment:
         raise Refusal("other_seed", seed_commitment=commitment)
     return seed
 

@@ -32,7 +32,7 @@ from campaigns.commands import (
 from campaigns.intake import draws_at, is_over
 from campaigns.refusals import Refusal
 from campaigns.replies import campaign_reply
-from campaigns.splitting import split_commitment
+from campaigns.seeds import commitment_of
 from ledger.appending import Capacity
 from ledger.books import Book
 from ledger.commit import Further, View
@@ -97,7 +97,7 @@ class ShowSplit(CampaignCommand):
         split = campaign.split
         if split is None or split.seed is not None or not _is_over(view, campaign):
             raise Refusal("wrong_state", state=campaign.state, allowed=["closed"])
-        if split_commitment(self.seed) != split.commitment:
+        if commitment_of(self.seed) != split.commitment:
             raise Refusal("other_seed", seed_commitment=split.commitment)
         own = header.of(campaign.id, campaign.version + 1)
         event = CampaignSplitShown(**own, seed=self.seed.hex())

@@ -7,7 +7,7 @@ at the claims before it. Nobody is told of a share before it is given.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from functools import lru_cache
 from typing import NamedTuple
 from uuid import UUID
@@ -15,12 +15,10 @@ from uuid import UUID
 from campaigns.campaign import SPLIT_POOL, TIER_POOL, Campaign, SplitSeed, Terms
 from campaigns.packets.granting import Share
 from campaigns.packets.terms import PacketTerms, Split, Tier
-from campaigns.splitting import share, split_commitment, split_seed, tier
+from campaigns.seeds import DrawKey, commitment_of
+from campaigns.splitting import share, split_seed, tier
 from ledger.appending import Capacity, PoolKey
 from ledger.commit import View
-
-DrawKey = Callable[[], bytes]
-"""Gives the ledger's draw key, of which seeds are made; asked only where a seed is needed."""
 
 Taken = tuple[PoolKey, Capacity]
 """A pool and how it changes."""
@@ -92,6 +90,6 @@ def _next_of_tiers(view: View, campaign: UUID, seed: bytes, tiers: Sequence[Tier
 def seed_of_split(draw_key: bytes, campaign: UUID, split: SplitSeed) -> bytes:
     """Return the seed that a campaign committed to; raise `WrongSplitKey`."""
     seed = split_seed(draw_key, campaign, split.opening)
-    if split_commitment(seed) != split.commitment:
+    if commitment_of(seed) != split.commitment:
         raise WrongSplitKey(campaign)
     return seed

@@ -40,7 +40,8 @@ from campaigns.groups.group import GroupClosed, GroupFunded, GroupShareTaken
 from campaigns.groups.purse import PurseFilled, PurseReturned, PurseSent
 from campaigns.packets.packet import PacketClaimed
 from campaigns.refusals import Refusal
-from campaigns.splitting import split_commitment, split_seed
+from campaigns.seeds import commitment_of
+from campaigns.splitting import split_seed
 from ledger.appending import Capacity
 from ledger.commit import Answer
 from ledger.datastore import Datastore
@@ -526,7 +527,7 @@ def _plant_a_seed_after_the_salt(patch: pytest.MonkeyPatch) -> None:
     def funded(**fields: Any) -> GroupFunded:
         fields["committed_by"] += 1
         seed = split_seed(DRAW_KEY, fields["purse"], fields["committed_by"])
-        return GroupFunded(**fields | {"seed_commitment": split_commitment(seed)})
+        return GroupFunded(**fields | {"seed_commitment": commitment_of(seed)})
 
     patch.setattr(g, "GroupFunded", funded)
 

@@ -24,8 +24,9 @@ from campaigns.admission import Standing
 from campaigns.campaign import Campaign, CampaignDrawn, Draw, Intake, Terms
 from campaigns.coupon import coupon_id
 from campaigns.gate import Knock
-from campaigns.intake import Drawing, commitment_of, hold, is_winner, places_in, seed_of
+from campaigns.intake import Drawing, hold, is_winner, places_in, seed_of
 from campaigns.redrawing import Lottery
+from campaigns.seeds import commitment_of
 from ledger.appending import Capacity
 from ledger.events import Actor, Why
 from tests.support.desk import NOON, person, terms_of

@@ -25,7 +25,8 @@ from campaigns.packets.sharing import WrongSplitKey
 from campaigns.packets.spending import parts_of_payment, parts_of_refund
 from campaigns.packets.terms import PacketTerms, RefundOrder, Split, Tier
 from campaigns.refusals import PRECEDENCE
-from campaigns.splitting import shares, split_commitment
+from campaigns.seeds import commitment_of
+from campaigns.splitting import shares
 from ledger.events import Actor, canonical
 from ledger.money import Money
 from tests.campaigns.test_decisions import BOOK, CAMPAIGN, Story, topics
@@ -389,7 +390,7 @@ def test_an_opening_commits_to_the_seed_and_the_end_shows_it() -> None:
     """Nobody can claim any more when it is shown, so that nobody can choose a share by it."""
     story = PacketStory(MIXED).opened()
     campaign: Any = story.streams[CAMPAIGN][-1]
-    assert campaign.split_commitment == split_commitment(SHOW_SPLIT.seed)
+    assert campaign.split_commitment == commitment_of(SHOW_SPLIT.seed)
     assert story.refused(SHOW_SPLIT, SWEEPER).code == "wrong_state"
     amounts_of(story, 5)
     assert topics(story.when(SHOW_SPLIT, SWEEPER)) == ["campaign.split_shown"]

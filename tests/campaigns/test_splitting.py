@@ -11,13 +11,13 @@ from uuid import UUID
 from hypothesis import given
 from hypothesis import strategies as st
 
+from campaigns.seeds import commitment_of
 from campaigns.splitting import (
     equal_shares,
     number_below,
     share,
     share_range,
     shares,
-    split_commitment,
     split_seed,
     tier,
 )
@@ -180,4 +180,4 @@ def test_seeds_are_of_one_key_one_stream_and_one_version() -> None:
         split_seed(b"l" * 32, stream, 4),
     }
     assert len(made) == 4
-    assert split_commitment(seed(1)) == sha256(seed(1)).hexdigest()
+    assert commitment_of(seed(1)) == sha256(seed(1)).hexdigest()
