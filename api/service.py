@@ -15,6 +15,7 @@ from collections.abc import Set as AbstractSet
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from datetime import datetime
+from functools import cache
 from random import SystemRandom
 from typing import Any, Final, TypeVar
 
@@ -93,6 +94,8 @@ class Service:
         self.dev_issuer = _development_issuer(settings, now)
         self.pseudonyms = Pseudonyms(settings.pseudonym_secret())
         self.signer = Signer(settings.refusal_secret())
+        self.draw_key = cache(settings.draw_secret)
+        """Read once, when it is first needed: each claim of a seeded packet and each share asks."""
         self.tokens = _tokens(settings, self.dev_issuer, self.pseudonyms, now)
         self.sessions = Sessions(settings.session_secrets(), settings.session_s, now)
         self.datastore = Datastore(

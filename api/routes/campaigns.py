@@ -191,8 +191,7 @@ def _approve(order: Order[ApprovalBody], _service: Service) -> Command:
 
 def _open(order: Order[EmptyBody], service: Service) -> Command:
     target = _target(order)
-    key = service.settings.draw_secret
-    return target.book, commands.OpenCampaign(target.book, target.uuid, key)
+    return target.book, commands.OpenCampaign(target.book, target.uuid, service.draw_key)
 
 
 def _pause(order: Order[ReasonBody], _service: Service) -> Command:
@@ -212,8 +211,8 @@ def _close(order: Order[ReasonBody], _service: Service) -> Command:
 
 def _claim(order: Order[EmptyBody], service: Service) -> Command:
     target = _target(order)
-    key = service.settings.draw_secret
-    return target.book, commands.ClaimCoupon(target.book, target.uuid, order.caller.person, key)
+    person = order.caller.person
+    return target.book, commands.ClaimCoupon(target.book, target.uuid, person, service.draw_key)
 
 
 _ONE: Final = "/v1/campaigns/{campaign}"

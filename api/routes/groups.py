@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from functools import lru_cache
 from typing import Annotated, Any, Final
 
 from fastapi import APIRouter, Query, Request, Response
@@ -28,13 +27,11 @@ from api.routes.ordinary import CampaignId, GroupId, PurseId, Words, add_write
 from api.routes.reading import Anybody, Staff, Tourist, as_json, public_id_of, read_docs, shown
 from api.schemas import FillingBody, GroupBody, MoneyBody, PurseBody, ReasonBody, ShareBody
 from api.service import Service
-from api.settings import Settings
 from api.views import STAFF
 from api.writes import Order, Write
 from campaigns import commands
 from campaigns.groups.commands import (
     ApproveFilling,
-    DrawKey,
     EmptyPurse,
     ProposeFilling,
     SendGroup,
@@ -60,16 +57,6 @@ router: Final = APIRouter(tags=["group packets"])
 Command = tuple[Book, commands.Command]
 
 
-@lru_cache(maxsize=16)
-def _secret(settings: Settings) -> bytes:
-    """Read the draw key once: every share that is taken needs it."""
-    return settings.draw_secret()
-
-
-def _key(service: Service) -> DrawKey:
-    return lambda: _secret(service.settings)
-
-
 def _target(order: Order[Any]) -> PublicId:
     assert order.target is not None, "the address of this write names a thing"
     return order.target
@@ -87,7 +74,7 @@ def _propose(order: Order[PurseBody], _service: Service) -> Command:
 def _approve(order: Order[FillingBody], service: Service) -> Command:
     target = _target(order)
     amount = _money(order.body.amount)
-    return target.book, ApproveFilling(target.book, target.uuid, amount, _key(service))
+    return target.book, ApproveFilling(target.book, target.uuid, amount, service.draw_key)
 
 
 def _empty(order: Order[ReasonBody], _service: Service) -> Command:
@@ -108,14 +95,14 @@ def _send(order: Order[GroupBody], service: Service) -> Command:
         salt=body.salt,
         members=None if body.members is None else tuple(body.members),
         sender_may_take=body.sender_may_take,
-        draw_key=_key(service),
+        draw_key=service.draw_key,
     )
 
 
 def _take(order: Order[ShareBody], service: Service) -> Command:
     target = _target(order)
     return target.book, TakeShare(
-        target.book, target.uuid, order.caller.person, order.body.code, _key(service)
+        target.book, target.uuid, order.caller.person, order.body.code, service.draw_key
     )
 
 
@@ -291,7 +278,7 @@ async def get_group_code(request: Request, group: GroupId, caller: Tourist) -> R
     row, _shares, service = await _group(request, group)
     if row.person != caller.person or row.members is not None:
         raise not_found()
-    return as_json(GroupCodeView(group, code_of(_secret(service.settings), row.group_id)))
+    return as_json(GroupCodeView(group, code_of(service.draw_key(), row.group_id)))
 
 
 @router.get(

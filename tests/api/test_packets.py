@@ -269,6 +269,16 @@ def test_tiers_and_split_sums_commit_to_a_seed_that_nobody_sees(app: App) -> Non
     assert "coupon" not in view
 
 
+def test_the_draw_key_is_read_once_and_not_for_every_packet(app: App) -> None:
+    """A claim decides in memory: once the key is known, its file may lie on a slow disk or none."""
+    campaign = opened(app, quota=2, budget=10, packet={"split": {"total": yuan(10), "count": 2}})
+    key = app.settings.home / "keys" / "draw.key"
+    key.unlink()
+    amounts = [app.claim(campaign, who).json()["amount"]["amount_minor"] for who in ("li", "wang")]
+    assert sum(amounts) == 1_000
+    assert not key.exists()
+
+
 UNKEPT: list[tuple[dict[str, Any], str]] = [
     (
         {"packet": {"amount": yuan(1), "split": {"total": yuan(1), "count": 1}}},
