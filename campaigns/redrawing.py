@@ -22,6 +22,7 @@ from campaigns.campaign import (
     CampaignOpened,
     Terms,
 )
+from campaigns.resplitting import is_seed_of, seed_bytes
 from ledger.appending import Capacity
 
 
@@ -67,13 +68,13 @@ class Lottery:
         """Draw again with the seed that was shown, and compare."""
         self.winners = event.winners
         draw = campaign.draw
-        seed = _bytes(event.seed)
-        if draw is None or sha256(seed).hexdigest() != draw.commitment:
+        if draw is None or not is_seed_of(event.seed, draw.commitment):
             commitment = None if draw is None else draw.commitment
             return Wrong("seed_differs", f"the seed of {commitment}", event.seed)
         digest = sha256()
         places = draw.places or 0
-        lowest = nsmallest(max(places, 1), self._ranks(seed, digest))[:places]
+        ranks = self._ranks(seed_bytes(event.seed), digest)
+        lowest = nsmallest(max(places, 1), ranks)[:places]
         self.to_give = {int.from_bytes(one[32:], "big") for one in lowest}
         expected = (
             sum(len(shelf) for shelf in self.entered.values()) // 16,
@@ -138,10 +139,3 @@ def is_drawn(terms: Terms) -> bool:
 def _until(terms: Terms) -> datetime:
     seconds = terms.intake.seconds if terms.intake is not None else 0
     return terms.claim_from + timedelta(seconds=seconds)
-
-
-def _bytes(text: str) -> bytes:
-    try:
-        return bytes.fromhex(text)
-    except ValueError:
-        return b""

@@ -37,6 +37,7 @@ from campaigns.draws.entry import (
 )
 from campaigns.draws.terms import problems_of
 from campaigns.redrawing import Wrong
+from campaigns.resplitting import is_seed_of, seed_bytes
 from ledger.appending import Capacity
 from ledger.books import Book
 from ledger.events import Event
@@ -256,8 +257,8 @@ class PublicDrawAudit:
         assert terms is not None, "the campaign has a public draw"
         assert draw is not None, "the draw was frozen"
         assert draw.frozen is not None, "the draw was frozen"
-        seed, signature = _bytes(event.seed), _bytes(event.signature)
-        if sha256(seed).hexdigest() != draw.commitment:
+        seed, signature = seed_bytes(event.seed), seed_bytes(event.signature)
+        if not is_seed_of(event.seed, draw.commitment):
             yield Wrong("seed_differs", f"the seed of {draw.commitment}", event.seed)
         randomness = sha256(signature).digest()
         beacon = (draw.round, randomness.hex(), True)
@@ -344,10 +345,3 @@ def _fill(seats: list[int], people: int) -> tuple[int, ...]:
     for count in seats:
         found.append(max(0, min(count, people - sum(found))))
     return tuple(found)
-
-
-def _bytes(text: str) -> bytes:
-    try:
-        return bytes.fromhex(text)
-    except ValueError:
-        return b""

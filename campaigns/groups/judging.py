@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
-from typing import Any, Final, NamedTuple, Protocol
+from typing import Any, Final, NamedTuple
 from uuid import UUID, uuid5
 
 from msgspec import UNSET
@@ -24,20 +24,14 @@ from campaigns.groups.purse import (
     PurseReturned,
     PurseSent,
 )
-from campaigns.groups.resharing import Take, is_seed_of, wrong_takes
+from campaigns.groups.resharing import Take, wrong_takes
+from campaigns.packets.judging import PotOf
 from campaigns.packets.packet import PacketClaimed
+from campaigns.resplitting import is_seed_of
 from ledger.events import Event
 
 _ALIVE: Final = frozenset({"funded", "open", "paused"})
 _DAY: Final = timedelta(hours=24)
-
-
-class PotOf(Protocol):
-    """A campaign as its events made it, and what they took from it."""
-
-    campaign: Campaign
-    judged: bool
-    budget_minor: int
 
 
 class Judge(NamedTuple):

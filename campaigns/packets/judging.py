@@ -7,14 +7,13 @@ a value; nothing is raised.
 
 from __future__ import annotations
 
-import hmac
 from array import array
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
-from hashlib import sha256
-from typing import Any, Final, NamedTuple, Protocol
+from itertools import islice
+from typing import Any, NamedTuple, Protocol
 from uuid import UUID, uuid5
 
 from campaigns.campaign import (
@@ -34,6 +33,7 @@ from campaigns.packets.packet import (
 )
 from campaigns.packets.terms import PacketTerms
 from campaigns.redrawing import Wrong
+from campaigns.resplitting import is_seed_of, number_again, random_shares, seed_bytes
 from ledger.appending import Capacity
 from ledger.events import Event
 
@@ -323,7 +323,7 @@ class Handout:
 
     def redone(self, shown: str) -> Iterator[tuple[int, Wrong]]:
         """Give all out again by the seed; yield what was given otherwise, by position."""
-        seed = _bytes(shown)
+        seed = seed_bytes(shown)
         given = min(len(self.amounts), _promised(self.terms)[0])
         again = _shares_again(seed, self.terms, given)
         for position, found, expected in zip(self.positions, self.amounts, again, strict=False):
@@ -358,7 +358,7 @@ def showing(campaign: Campaign, is_sold_out: bool, event: CampaignSplitShown) ->
     is_over = campaign.state == "closed" or event.at >= campaign.terms.claim_until
     if not (is_over or is_sold_out):
         return Wrong("split_commitment", "the seed after the last claim", event.at)
-    if sha256(_bytes(event.seed)).hexdigest() != split.commitment:
+    if not is_seed_of(event.seed, split.commitment):
         return Wrong("split_commitment", f"the seed of {split.commitment}", event.seed)
     return None
 
@@ -399,42 +399,16 @@ def _promised(packet: PacketTerms) -> tuple[int, int]:
     )
 
 
-_HASHES: Final = 2**256
-
-
-def _number(seed: bytes, label: bytes, index: int, bound: int) -> int:
-    for attempt in range(1 << 32):
-        told = label + b"\0" + index.to_bytes(8, "big") + attempt.to_bytes(4, "big")
-        number = int.from_bytes(hmac.digest(seed, told, "sha256"), "big")
-        if number < _HASHES // bound * bound:
-            return number % bound
-    raise AssertionError("some hash is fair")
-
-
 def _shares_again(seed: bytes, packet: PacketTerms, given: int) -> Iterator[int]:
     if packet.split is not None:
-        left, people = packet.split.total_minor, packet.split.count
-        for index in range(1, given + 1):
-            most = min(left * 2 // people, left - people + 1) if people > 1 else left
-            amount = left if people == 1 else 1
-            if people > 1 and most > 1:
-                amount += _number(seed, b"share", index, most)
-            yield amount
-            left, people = left - amount, people - 1
+        yield from islice(random_shares(seed, packet.split.total_minor, packet.split.count), given)
         return
     counts = [tier.count for tier in packet.tiers]
     for index in range(1, given + 1):
-        number = _number(seed, b"tier", index, sum(counts))
+        number = number_again(seed, b"tier\0", index, sum(counts))
         which = 0
         while number >= counts[which]:
             number -= counts[which]
             which += 1
         counts[which] -= 1
         yield packet.tiers[which].amount_minor
-
-
-def _bytes(text: str) -> bytes:
-    try:
-        return bytes.fromhex(text)
-    except ValueError:
-        return b""

@@ -17,9 +17,10 @@ import pytest
 from campaigns import commands as c
 from campaigns.event_types import MAPPER
 from campaigns.groups.purse import purse_id
-from campaigns.groups.resharing import equal, random
+from campaigns.groups.resharing import equal
 from campaigns.groups.sharing import amounts_of
 from campaigns.packets.terms import PacketTerms, Split
+from campaigns.resplitting import random_shares
 from campaigns.verification import verify
 from ledger.datastore import Datastore
 from ledger.history import Entry, History
@@ -380,7 +381,9 @@ def test_shares_are_recomputed_as_they_are_made(count: int, total: int) -> None:
     """The verification's own way to the amounts ends at the same amounts as the decision's."""
     for number in range(20):
         mixed = bytes([number]) * 32
-        assert tuple(random(mixed, total, count)) == amounts_of("random", mixed, total, count)
+        assert tuple(random_shares(mixed, total, count)) == amounts_of(
+            "random", mixed, total, count
+        )
     assert tuple(equal(total, count)) == amounts_of("equal", b"", total, count)
 
 
