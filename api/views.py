@@ -124,6 +124,24 @@ class PacketFigures(msgspec.Struct, frozen=True):
     refunded: Money
 
 
+class DrawFigures(msgspec.Struct, frozen=True):
+    """How a public draw stands. `registered` is ever; of these, some were `withdrawn` or are void.
+
+    `void` counts by the reason that an operator gave. What was refused on registering is in no
+    list and not counted. `drawn` are the winners of the draw itself, `moved_up` the seats that
+    went to runners-up, `seats_given` those of both that were given.
+    """
+
+    registered: int
+    withdrawn: int
+    void: dict[str, int]
+    in_list: int
+    drawn: int
+    moved_up: int
+    seats_given: int
+    claimed: int
+
+
 class MoneyFigures(msgspec.Struct, frozen=True):
     """Where the money is: funded = pot + held + spent + reclaimed.
 
@@ -152,6 +170,7 @@ class FiguresView(msgspec.Struct, frozen=True):
     money: MoneyFigures
     position: int
     packets: PacketFigures | UnsetType = UNSET
+    public_draw: DrawFigures | UnsetType = UNSET
 
 
 class CouponView(CouponReply, frozen=True):
@@ -459,6 +478,20 @@ def figures_view(row: CampaignFigures) -> FiguresView:
         ),
         position=row.position,
         packets=_packet_figures(row) if is_of_packets else UNSET,
+        public_draw=_draw_figures(row) if "public_draw" in row.terms else UNSET,
+    )
+
+
+def _draw_figures(row: CampaignFigures) -> DrawFigures:
+    return DrawFigures(
+        registered=row.registered,
+        withdrawn=row.withdrawn,
+        void=row.void_reasons or {},
+        in_list=row.registered - row.withdrawn - row.found_void,
+        drawn=row.winners,
+        moved_up=row.moved_up,
+        seats_given=row.seats,
+        claimed=row.claimed,
     )
 
 

@@ -101,6 +101,7 @@ PRECEDENCE: Final[dict[str, tuple[str, ...]]] = {
         "entry_void",
         "withdrawn_too_often",
     ),
+    "enter_many": ("not_found", "no_public_draw", "not_open", "registration_over", "entry_void"),
     "withdraw_entry": (
         "not_found",
         "no_public_draw",

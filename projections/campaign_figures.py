@@ -3,6 +3,8 @@
 At every position, per campaign (the tables check it):
 - coupons: claimed = held + redeemed + expired + voided + reclaimed;
 - packets: claimed = held + expired + closed with their wallets;
+- a public draw: registered = in the list + withdrawn + found void, and no more seats are given
+  than winners and those who moved up;
 - money: funded = pot + purses + held + spent + reclaimed + rolled over, where funded is all that
   the sponsor or the round before ever put in (less what an approved cut took out again), purses
   holds what is sent to groups as well, held is with holders, spent with merchants, reclaimed back
@@ -172,6 +174,33 @@ class PurseEmptied(Returned):
     pass
 
 
+class Registered(View):
+    campaign: str
+
+
+class Withdrawn(View):
+    campaign: str
+
+
+class FoundVoid(View):
+    campaign: str
+    reason: str
+
+
+class PubliclyDrawn(View):
+    campaign: str
+    winners: int
+
+
+class MovedUp(View):
+    campaign: str
+    seats: list[int]
+
+
+class Won(View):
+    campaign: str
+
+
 _OWN: Final[dict[str, type[View] | None]] = {
     "campaign.drafted": Drafted,
     "campaign.funding_proposed": FundingProposed,
@@ -200,6 +229,12 @@ _OWN: Final[dict[str, type[View] | None]] = {
     "packet.wallet_closed": PacketWalletClosed,
     "purse.filled": PurseFilled,
     "purse.emptied": PurseEmptied,
+    "draw.entered": Registered,
+    "draw.withdrawn": Withdrawn,
+    "draw.entry_voided": FoundVoid,
+    "draw.drawn": PubliclyDrawn,
+    "draw.moved_up": MovedUp,
+    "draw.won": Won,
 }
 
 READS: Final[dict[str, type[View] | None]] = {**dict.fromkeys(EVENT_TYPES.topics), **_OWN}
@@ -245,6 +280,13 @@ class Change(msgspec.Struct, gc=False):
     wallets_closed: int = 0
     draw: dict[str, Any] | None = None
     split: dict[str, Any] | None = None
+    registered: int = 0
+    withdrawn: int = 0
+    found_void: int = 0
+    winners: int = 0
+    moved_up: int = 0
+    seats: int = 0
+    void_reasons: dict[str, int] | None = None
     claimed_minor: int = 0
     refunded_minor: int = 0
     expired_minor: int = 0
@@ -505,6 +547,32 @@ def _purse_emptied(change: Change, event: PurseEmptied) -> None:
     _give_back(change, event.amount_minor, event.to)
 
 
+def _registered(change: Change, _event: Registered) -> None:
+    change.registered += 1
+
+
+def _withdrawn(change: Change, _event: Withdrawn) -> None:
+    change.withdrawn += 1
+
+
+def _found_void(change: Change, event: FoundVoid) -> None:
+    change.found_void += 1
+    reasons = change.void_reasons = change.void_reasons or {}
+    reasons[event.reason] = reasons.get(event.reason, 0) + 1
+
+
+def _publicly_drawn(change: Change, event: PubliclyDrawn) -> None:
+    change.winners += event.winners
+
+
+def _moved_up(change: Change, event: MovedUp) -> None:
+    change.moved_up += sum(event.seats)
+
+
+def _won(change: Change, _event: Won) -> None:
+    change.seats += 1
+
+
 _Rule = Callable[[Change, Any], None]
 
 _OF_CAMPAIGN: Final[dict[type[View], _Rule]] = {
@@ -537,6 +605,12 @@ _IN_CAMPAIGN: Final[dict[type[View], _Rule]] = {
     PacketWalletClosed: _wallet_closed,
     PurseFilled: _purse_filled,
     PurseEmptied: _purse_emptied,
+    Registered: _registered,
+    Withdrawn: _withdrawn,
+    FoundVoid: _found_void,
+    PubliclyDrawn: _publicly_drawn,
+    MovedUp: _moved_up,
+    Won: _won,
 }
 
 CAMPAIGN_FIGURES: Final = Projection(NAME, READS, _SQL, apply, CampaignLoader)
@@ -576,6 +650,13 @@ class CampaignFigures(NamedTuple):
     wallets_closed: int
     draw: dict[str, Any] | None
     split: dict[str, Any] | None
+    registered: int
+    withdrawn: int
+    found_void: int
+    winners: int
+    moved_up: int
+    seats: int
+    void_reasons: dict[str, int] | None
     claimed_minor: int
     refunded_minor: int
     expired_minor: int

@@ -110,7 +110,7 @@ class EnterDraw(DrawCommand):
         stream = entry_id(self.campaign, self.person)
         entry = view.state(entry_read(stream))
         telephone = view.state(telephone_read(telephone_id(self.campaign, self.phone)))
-        reason = self._void_reason(terms, entry, telephone)
+        reason = void_reason(terms, self.region, self.operator, entry, telephone)
         if reason is not None:
             raise self._void(view, reason)
         version = 0 if entry is None else entry.version
@@ -140,22 +140,6 @@ class EnterDraw(DrawCommand):
     def _snapshot(self) -> dict[str, Any]:
         told = {"region": self.region, "operator": self.operator}
         return {name: value for name, value in told.items() if value is not None}
-
-    def _void_reason(
-        self, terms: PublicDrawTerms, entry: DrawEntry | None, telephone: Telephone | None
-    ) -> str | None:
-        """Return why an entry would be void, the first that applies; None for a valid one."""
-        if terms.regions is not None and self.region not in terms.regions:
-            return "region"
-        if terms.operators is not None and self.operator not in terms.operators:
-            return "operator"
-        if entry is not None and entry.state == "voided":
-            return "voided"
-        if entry is not None and entry.state != "withdrawn":
-            return "same_person"
-        if telephone is not None and telephone.entry is not None:
-            return "same_phone"
-        return None
 
     def _void(self, view: View, reason: str) -> Refusal:
         statement = void_statement(self.book, self.campaign, self.person, reason, view.now)
@@ -254,6 +238,27 @@ class VoidEntry(_EmptyPlace):
             reason=self.reason,
         )
         return self.emptied("entry_voided", view, [event])
+
+
+def void_reason(
+    terms: PublicDrawTerms,
+    region: str | None,
+    operator: str | None,
+    entry: DrawEntry | None,
+    telephone: Telephone | None,
+) -> str | None:
+    """Return why an entry would be void, the first that applies; None for a valid one."""
+    if terms.regions is not None and region not in terms.regions:
+        return "region"
+    if terms.operators is not None and operator not in terms.operators:
+        return "operator"
+    if entry is not None and entry.state == "voided":
+        return "voided"
+    if entry is not None and entry.state != "withdrawn":
+        return "same_person"
+    if telephone is not None and telephone.entry is not None:
+        return "same_phone"
+    return None
 
 
 def void_statement(book: Book, campaign: UUID, person: str, reason: str, at: datetime) -> bytes:

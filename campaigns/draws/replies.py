@@ -32,6 +32,24 @@ class RegistrationReply(msgspec.Struct, frozen=True):
     round: int
 
 
+class VoidEntryReply(msgspec.Struct, frozen=True):
+    """Somebody in a batch who is void, and why: the statement is signed."""
+
+    person: str
+    reason: str
+    statement: str
+    signature: str
+
+
+class EnrolmentReply(msgspec.Struct, frozen=True):
+    """A batch of registrations: so many places from `first_index` on, and who is void."""
+
+    campaign: str
+    registered: int
+    first_index: int
+    void: tuple[VoidEntryReply, ...]
+
+
 class DrawStepReply(msgspec.Struct, frozen=True):
     """Where a public draw stands after one of its steps."""
 

@@ -36,6 +36,13 @@ CREATE TABLE campaign (
     wallets_closed bigint NOT NULL DEFAULT 0, -- packets that ended with their wallets
     split jsonb,                          -- what tiers or a split sum committed to, and the seed
     draw jsonb,                           -- what the lottery committed to, and its outcome
+    registered bigint NOT NULL DEFAULT 0,     -- in its public draw, ever
+    withdrawn bigint NOT NULL DEFAULT 0,      -- of these, entries that were taken back
+    found_void bigint NOT NULL DEFAULT 0,     -- of these, entries that an operator voided
+    winners bigint NOT NULL DEFAULT 0,        -- whom the public draw itself gives a seat
+    moved_up bigint NOT NULL DEFAULT 0,       -- seats that went to runners-up, ever
+    seats bigint NOT NULL DEFAULT 0,          -- seats that were given, ever
+    void_reasons jsonb,                       -- reason → entries that were voided for it
     claimed_minor bigint NOT NULL DEFAULT 0,
     refunded_minor bigint NOT NULL DEFAULT 0,
     expired_minor bigint NOT NULL DEFAULT 0,
@@ -57,6 +64,9 @@ CREATE TABLE campaign (
     CONSTRAINT campaign_money CHECK (
         funded_minor
         = pot_minor + purses_minor + held_minor + spent_minor + reclaimed_minor + rolled_minor
+    ),
+    CONSTRAINT campaign_public_draw CHECK (
+        withdrawn + found_void <= registered AND seats <= winners + moved_up
     ),
     CONSTRAINT campaign_nothing_negative CHECK (
         least(
@@ -111,6 +121,20 @@ UPDATE campaign SET
         THEN campaign.split ELSE coalesce(campaign.split, '{}') || change.split END,
     draw = CASE WHEN change.draw IS NULL
         THEN campaign.draw ELSE coalesce(campaign.draw, '{}') || change.draw END,
+    registered = campaign.registered + change.registered,
+    withdrawn = campaign.withdrawn + change.withdrawn,
+    found_void = campaign.found_void + change.found_void,
+    winners = campaign.winners + change.winners,
+    moved_up = campaign.moved_up + change.moved_up,
+    seats = campaign.seats + change.seats,
+    void_reasons = CASE WHEN change.void_reasons IS NULL THEN campaign.void_reasons ELSE (
+        SELECT jsonb_object_agg(reason, number) FROM (
+            SELECT reason, sum(number::bigint) AS number FROM (
+                SELECT * FROM jsonb_each_text(coalesce(campaign.void_reasons, '{}'))
+                UNION ALL SELECT * FROM jsonb_each_text(change.void_reasons)
+            ) AS told (reason, number) GROUP BY reason
+        ) AS summed
+    ) END,
     claimed_minor = campaign.claimed_minor + change.claimed_minor,
     refunded_minor = campaign.refunded_minor + change.refunded_minor,
     expired_minor = campaign.expired_minor + change.expired_minor,
@@ -131,7 +155,8 @@ FROM json_to_recordset(%(rows)s) AS change (
     proposed_from_quota bigint, proposed_from_budget_minor bigint, proposed_by text,
     claimed bigint, held bigint, redeemed bigint, refunded bigint, expired bigint, voided bigint,
     reclaimed bigint, entered bigint, drawn bigint, paid bigint, wallets_closed bigint,
-    draw jsonb, split jsonb, claimed_minor bigint, refunded_minor bigint, expired_minor bigint,
+    draw jsonb, split jsonb, registered bigint, withdrawn bigint, found_void bigint,
+    winners bigint, moved_up bigint, seats bigint, void_reasons jsonb, claimed_minor bigint, refunded_minor bigint, expired_minor bigint,
     voided_minor bigint, paid_minor bigint, funded_minor bigint, rolled_in_minor bigint,
     pot_minor bigint, purses_minor bigint, held_minor bigint, spent_minor bigint,
     reclaimed_minor bigint, rolled_minor bigint, position bigint
