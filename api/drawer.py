@@ -35,7 +35,7 @@ from ledger.books import Book, PublicId
 from ledger.commit import Answer, CommitError, GroupCommit
 from ledger.datastore import Datastore
 from ledger.events import Actor
-from ledger.history import History, Positioned, Standing
+from ledger.history import History, Positioned, Standing, state_of
 
 DRAWER: Final = Actor("draw", "system")
 
@@ -136,7 +136,7 @@ class Drawer:
         funded = {campaign for campaign, _ in standing.capacity} - self._done_with
         found = []
         for campaign in sorted(funded):
-            state = _folded(self._life(campaign))
+            state = state_of(self._history.stream(campaign), CAMPAIGN_FOLD)
             given = standing.capacity.get((campaign, DRAW_POOL), Capacity())
             if state is None or not _is_to_be_drawn(state, given):
                 self._done_with.add(campaign)
@@ -145,8 +145,8 @@ class Drawer:
         return found
 
     def _steps_of(self, campaign: UUID, at: datetime | None) -> Iterator[Step]:
-        life = self._life(campaign)
-        state = _folded(life)
+        life = self._history.stream(campaign)
+        state = state_of(life, CAMPAIGN_FOLD)
         assert state is not None
         assert state.draw is not None
         if state.draw.places is None:
@@ -155,13 +155,13 @@ class Drawer:
             answer = self._ask([CloseIntake(self.book, campaign)], at)[0]
             if answer.code == "intake_closed":
                 yield Step(campaign, answer.code)
-            life = self._life(campaign)
+            life = self._history.stream(campaign)
         yield from self._draw(campaign, life, at)
 
     def _draw(
         self, campaign: UUID, life: Sequence[Positioned], at: datetime | None
     ) -> Iterator[Step]:
-        state = _folded(life)
+        state = state_of(life, CAMPAIGN_FOLD)
         if state is None or state.draw is None or state.draw.places is None:
             return
         seed = self._seed(state)
@@ -205,9 +205,6 @@ class Drawer:
         sent = [self._writer.submit(command.request(call)) for command in commands]
         return [future.result() for future in sent]
 
-    def _life(self, campaign: UUID) -> list[Positioned]:
-        return self._history.stream(campaign, _ENDLESS)
-
     def _now(self, at: datetime | None) -> datetime:
         if at is not None:
             return at
@@ -215,16 +212,6 @@ class Drawer:
             cursor.execute("SELECT clock_timestamp()")
             now: datetime = cursor.fetchone()[0]
         return now
-
-
-_ENDLESS: Final = 2**63 - 1
-
-
-def _folded(life: Sequence[Positioned]) -> Campaign | None:
-    state: Campaign | None = None
-    for _, event in life:
-        state = CAMPAIGN_FOLD.evolve(state, event)
-    return state
 
 
 def _is_to_be_drawn(state: Campaign, given: Capacity) -> bool:

@@ -20,15 +20,13 @@ from campaigns.draws.draw import DRAW_FOLD, PublicDraw, draw_id
 from campaigns.draws.listing import EntryList
 from campaigns.draws.terms import PublicDrawTerms
 from ledger.books import Book
-from ledger.history import History
+from ledger.history import History, state_of
 
 FOLDERS_MAX: Final = 16
 """Processes that may keep the same list on one machine, each in a folder of its own."""
 
 READ_AGAIN_MAX: Final = 10_000
 """Events of other things that are rather read once more than marked as read on disk."""
-
-_ENDLESS: Final = 2**63 - 1
 
 
 class Troubled(Exception):
@@ -53,19 +51,14 @@ class DrawLists:
 
     def campaign(self, campaign: UUID) -> Campaign | None:
         """Return a campaign as the book has it."""
-        state: Campaign | None = None
-        for _, event in self._history.stream(campaign, _ENDLESS):
-            state = CAMPAIGN_FOLD.evolve(state, event)
-        return state
+        return state_of(self._history.stream(campaign), CAMPAIGN_FOLD)
 
     def known(self, campaign: UUID) -> Known | None:
         """Return a campaign with its public draw, None where there is none or none was opened."""
         state = self.campaign(campaign)
         if state is None or state.terms.public_draw is None:
             return None
-        draw: PublicDraw | None = None
-        for _, event in self._history.stream(draw_id(campaign), _ENDLESS):
-            draw = DRAW_FOLD.evolve(draw, event)
+        draw = state_of(self._history.stream(draw_id(campaign)), DRAW_FOLD)
         return None if draw is None else Known(state, state.terms.public_draw, draw)
 
     @contextmanager

@@ -11,7 +11,7 @@ import logging
 import threading
 from collections.abc import Callable, Iterator
 from datetime import datetime
-from typing import Final, NamedTuple
+from typing import NamedTuple
 from uuid import UUID, uuid4
 
 from eventsourcing.persistence import PersistenceError
@@ -28,11 +28,9 @@ from ledger.appending import Capacity
 from ledger.books import Book, PublicId
 from ledger.commit import CommitError, GroupCommit
 from ledger.datastore import Datastore
-from ledger.history import History, Standing
+from ledger.history import History, Standing, state_of
 
 _log = logging.getLogger("tidebook.finisher")
-
-_ENDLESS: Final = 2**63 - 1
 
 
 class Done(NamedTuple):
@@ -99,7 +97,7 @@ class Finisher:
     def _wanted(self, standing: Standing) -> Iterator[tuple[Campaign, Command]]:
         """Yield the steps that may be due, with the campaigns that they are about."""
         for campaign in sorted({one for one, _ in standing.capacity} - self._never):
-            state = self._campaign(campaign)
+            state = state_of(self._history.stream(campaign), CAMPAIGN_FOLD)
             if state is None or not _may_have_steps(state):
                 self._never.add(campaign)
                 continue
@@ -118,12 +116,6 @@ class Finisher:
             _log.error("the draw key is not the one that %s was opened with", name)
             return
         yield state, ShowSplit(self.book, state.id, seed)
-
-    def _campaign(self, campaign: UUID) -> Campaign | None:
-        state: Campaign | None = None
-        for _, event in self._history.stream(campaign, _ENDLESS):
-            state = CAMPAIGN_FOLD.evolve(state, event)
-        return state
 
 
 def _may_have_steps(state: Campaign) -> bool:

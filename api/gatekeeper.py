@@ -30,7 +30,7 @@ from campaigns.gate import Door, Gate, GateSettings, PoolKey, Rate, facts_as_tex
 from campaigns.wire import Away, Wire, wire_to
 from ledger.datastore import Datastore
 from ledger.glance import Glance, connect, glance
-from ledger.history import History
+from ledger.history import History, state_of
 from projections.campaign_figures import beginning
 
 log = logging.getLogger(__name__)
@@ -354,11 +354,9 @@ class Gatekeeper:
         return known is not None and known.version == version
 
     def _read_campaigns(self, book: str, campaigns: Iterable[UUID]) -> None:
-        streams = History(self._datastore, book, MAPPER).streams(list(campaigns), 2**62)
+        streams = History(self._datastore, book, MAPPER).streams(list(campaigns))
         for stream, entries in streams.items():
-            campaign: Campaign | None = None
-            for entry in entries:
-                campaign = CAMPAIGN_FOLD.evolve(campaign, entry.event)
+            campaign = state_of(entries, CAMPAIGN_FOLD)
             if campaign is not None:
                 self._campaigns[stream] = campaign
 

@@ -11,15 +11,21 @@ import io
 import struct
 from collections.abc import Collection, Iterable, Iterator
 from datetime import datetime
-from typing import Any, Final, NamedTuple
+from typing import Any, Final, NamedTuple, TypeVar
 from uuid import UUID
 
 from ledger.appending import Capacity, PoolKey
 from ledger.datastore import Datastore
 from ledger.events import Event, EventMapper
+from ledger.requests import Fold
+
+S = TypeVar("S")
 
 PAGE_EVENTS: Final = 5_000
 """Events read at once: a few megabytes, and far enough apart that round trips cost nothing."""
+
+ENDLESS: Final = 2**63 - 1
+"""The largest position that there can be: up to here is up to the end."""
 
 
 class PositionGap(Exception):
@@ -131,11 +137,11 @@ class History:
         last = self.head() if until is None else until
         return decoded(dense(self.book, self.entries(0, last), last), self._mapper)
 
-    def stream(self, stream: UUID, until: int) -> list[Positioned]:
+    def stream(self, stream: UUID, until: int = ENDLESS) -> list[Positioned]:
         """Return the decoded events of one stream up to a position; reads by primary key only."""
         return self.streams([stream], until).get(stream, [])
 
-    def streams(self, streams: list[UUID], until: int) -> dict[UUID, list[Positioned]]:
+    def streams(self, streams: list[UUID], until: int = ENDLESS) -> dict[UUID, list[Positioned]]:
         """Return the decoded events of streams up to a position; empty streams are left out."""
         with self._datastore.transaction() as cursor:
             return streams_by_key(cursor, self.book, self._mapper, streams, until)
@@ -192,7 +198,7 @@ class History:
 
     def _page(self, after: int, until: int | None) -> list[Entry]:
         with self._datastore.transaction() as cursor:
-            parameters = (self.book, after, _ENDLESS if until is None else until, self._page_events)
+            parameters = (self.book, after, ENDLESS if until is None else until, self._page_events)
             return _copied(cursor, _PAGE, parameters)
 
 
@@ -215,8 +221,16 @@ def decoded(entries: Iterable[Entry], mapper: EventMapper) -> Iterator[Positione
         yield Positioned(position, decode(topic, state, stream, version))
 
 
+def state_of(life: Iterable[Positioned], fold: Fold[S]) -> S | None:
+    """Return what the events of a stream make of it; None when there are none."""
+    state: S | None = None
+    for _, event in life:
+        state = fold.evolve(state, event)
+    return state
+
+
 def streams_by_key(
-    cursor: Any, book: str, mapper: EventMapper, streams: list[UUID], until: int = 2**63 - 1
+    cursor: Any, book: str, mapper: EventMapper, streams: list[UUID], until: int = ENDLESS
 ) -> dict[UUID, list[Positioned]]:
     """Return the decoded events of streams up to a position, read with a cursor of the caller's."""
     found: dict[UUID, list[Positioned]] = {}
@@ -225,7 +239,6 @@ def streams_by_key(
     return found
 
 
-_ENDLESS: Final = 2**63 - 1
 _HEAD: Final = "SELECT position, nullif(at, '-infinity') FROM book_head WHERE book = %s"
 _LAST: Final = "SELECT coalesce(max(position), 0) FROM event WHERE book = %s"
 _CAPACITY: Final = (

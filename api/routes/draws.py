@@ -42,7 +42,7 @@ from campaigns.packets.replies import PacketReply
 from campaigns.replies import CAMPAIGN_PREFIX, CouponReply
 from ledger.books import Book, PublicId
 from ledger.commit import Fold
-from ledger.history import Positioned, streams_by_key
+from ledger.history import Positioned, state_of, streams_by_key
 
 router: Final = APIRouter(tags=["draws"])
 
@@ -201,10 +201,7 @@ async def _found(request: Request, campaign: str, person: str | None = None) -> 
     streams, (issued, quota) = await service_of(request).in_store(look)
 
     def folded(stream: UUID, fold: Fold[Any]) -> Any:
-        state = None
-        for _, event in streams.get(stream, ()):
-            state = fold.evolve(state, event)
-        return state
+        return state_of(streams.get(stream, ()), fold)
 
     draw = folded(draw_id(known.uuid), DRAW_FOLD)
     if draw is None:
