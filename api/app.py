@@ -32,6 +32,7 @@ from api.routes import (
     merchants,
     operations,
     packets,
+    receipts,
     sessions,
     transparency,
     waiting,
@@ -75,6 +76,7 @@ ROUTERS: Final = (
     merchants.router,
     books.router,
     transparency.router,
+    receipts.router,
     operations.router,
     operations.admin,
 )

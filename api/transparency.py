@@ -79,13 +79,14 @@ class RemoteWitness:
 
 
 class LogView(msgspec.Struct, frozen=True):
-    """A book's log: who it is, how far it is, and every key that has signed it."""
+    """A book's log: who it is, how far it is, its keys, and the one that signs statements."""
 
     book: str
     origin: str
     size: int
     published: int
     keys: list[str]
+    statements: str
 
 
 @contextmanager

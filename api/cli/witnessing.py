@@ -44,6 +44,13 @@ def log(
         str | None,
         typer.Option(metavar="ID", help="Let the key of this id (8 hex digits) sign no more."),
     ] = None,
+    statement_key: Annotated[
+        bool,
+        typer.Option(
+            "--statement-key",
+            help="Print the key of the operator's statements: refusals, daily proofs.",
+        ),
+    ] = False,
     book: Books = None,
     home: Home = None,
     as_json: AsJson = False,
@@ -60,6 +67,8 @@ def log(
     * `tidebook log --new-key --book main`
     """
     settings = stores.load_settings(home)
+    if statement_key:
+        return _tell_statement_keys(settings, book, as_json)
     if keys or new_key or retire_key is not None:
         return _change_keys(settings, book, as_json, new_key=new_key, retire=retire_key)
     if as_json and not once:
@@ -211,6 +220,27 @@ def _change_keys(
         return 0
     for texts in found.values():
         print("\n".join(texts))
+    return 0
+
+
+def _tell_statement_keys(settings: Settings, books: list[str] | None, as_json: bool) -> int:
+    from api.transparency import memory_of
+    from ledger.transparency.statements import statement_signer
+
+    begin_logs(settings)
+    found = {
+        book: str(
+            statement_signer(
+                memory_of(settings.home, book).signers()[0].verifier.name,
+                settings.refusal_secret(),
+            ).verifier
+        )
+        for book in books or list(settings.books)
+    }
+    if as_json:
+        output.print_json(found)
+    else:
+        print("\n".join(found.values()))
     return 0
 
 

@@ -7,24 +7,22 @@ they are for auditors.
 from __future__ import annotations
 
 import gzip
-import re
 from typing import Annotated, Any, Final
 
 from fastapi import APIRouter, Depends, Path, Request, Response
 
 from api import documentation
-from api.errors import RETRY_SOON, Problem, not_found, rate_limited
+from api.errors import not_found, rate_limited
 from api.ratelimit import address_key
 from api.routes.books import BookName
 from api.routes.ordinary import call_of, service_of
 from api.routes.reading import Auditor, as_json
 from api.transparency import LogView
 from ledger.merkle import HASH_BYTES
-from ledger.transparency import guard, store
+from ledger.transparency import store
 from ledger.transparency.checkpoints import Checkpoint
 from ledger.transparency.leaves import copy_entries
-from ledger.transparency.proofs import Proof
-from ledger.transparency.receipts import NotYetProved, receipt
+from ledger.transparency.statements import statement_signer
 from ledger.transparency.texts import Malformed
 from ledger.transparency.tiles import TILE_WIDTH, Tile, encode_bundle
 
@@ -35,7 +33,6 @@ PRIVATE: Final = "private, max-age=31536000, immutable"
 MOMENTARY: Final = "public, max-age=1"
 """A checkpoint is made every second; a cache in front takes the load of those who ask at once."""
 
-_POSITION: Final = re.compile(r"[1-9][0-9]{0,17}", re.ASCII)
 _TEXT: Final = "text/plain; charset=utf-8"
 _BYTES: Final = "application/octet-stream"
 _PUBLIC_CODES: Final = (
@@ -62,6 +59,8 @@ EXAMPLE: Final = {
     "size": 15_052,
     "published": 15_040,
     "keys": ["ledger.example/main+22044f0f+AQOhB7/zzhC+HXDdGOdLwJln5NYwm6UNXx3chmQSVTG4"],
+    "statements": "ledger.example/main/statements+36f229d5+AQOhB7/zzhC+HXDdGOdLwJln5NYwm6UNXx3c"
+    "hmQSVTG4",
 }
 
 
@@ -106,7 +105,7 @@ _PACED: Final = [Depends(_not_too_fast)]
     },
 )
 async def get_log(request: Request, book: BookName) -> Response:
-    """Its origin, its size, the size that is served, and its keys, oldest first. For everybody."""
+    """Its origin and sizes, its keys, oldest first, and the key of statements. For everybody."""
     name = _known(request, book)
 
     def find(cursor: Any) -> Any:
@@ -120,7 +119,10 @@ async def get_log(request: Request, book: BookName) -> Response:
     if note is None:
         raise not_found()
     served = Checkpoint.parse(note.text)
-    view = LogView(name, served.origin, size, served.size, [str(key) for key in keys])
+    seed = service_of(request).settings.refusal_secret()
+    statements = str(statement_signer(served.origin, seed).verifier)
+    told = [str(key) for key in keys]
+    view = LogView(name, served.origin, size, served.size, told, statements)
     return as_json(view)
 
 
@@ -204,46 +206,6 @@ async def get_tile(
         return stored[: tile.width * HASH_BYTES]
 
     return _sent(await service_of(request).read(find), {"Cache-Control": IMMUTABLE})
-
-
-@router.get(
-    "/v1/books/{book}/events/{position}/receipt",
-    summary="Get the receipt of an event",
-    operation_id="get_receipt",
-    response_class=Response,
-    responses={
-        **documentation.problems((*documentation.READ, "not_found", "behind")),
-        **_file("The event with its proof (C2SP tlog-proof)", _TEXT),
-    },
-    openapi_extra=documentation.signed(),
-)
-async def get_receipt(
-    request: Request,
-    book: BookName,
-    position: Annotated[str, Path(description="The event's position.", examples=["4711"])],
-    _caller: Auditor,
-) -> Response:
-    """One event and the proof that it is in the log, to be verified offline. For auditors."""
-    name = _known(request, book)
-    if not _POSITION.fullmatch(position):
-        raise not_found()
-    wanted = int(position)
-
-    def find(cursor: Any) -> Proof | None:
-        if not 0 < wanted <= guard.head_position(cursor, name):
-            return None
-        return receipt(cursor, name, wanted)
-
-    try:
-        proof = await service_of(request).read(find)
-    except NotYetProved:
-        raise Problem(
-            "behind", "No head that is served has this event yet.", headers=RETRY_SOON
-        ) from None
-    if proof is None:
-        raise not_found()
-    headers = {"Content-Disposition": f'attachment; filename="{name}-{wanted}.tlog-proof"'}
-    return Response(proof.encode(), media_type=_TEXT, headers=headers)
 
 
 def _tile(kind: str, number: str) -> Tile:

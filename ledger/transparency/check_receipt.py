@@ -439,7 +439,7 @@ def check_proof(proof: Proof, trust: Trust) -> Found:
     attested = proof.extra.startswith(b"tidebook-")
     note = parse_note(proof.extra) if attested else None
     told = attested_lines(note) if note is not None else entry_lines(proof.extra)
-    leaf = hashlib.sha256(b"\0" + proof.extra).digest() if note is None else told.pop("leaf")
+    leaf = from_base64(told["leaf"])
     require(
         leads_to(proof.place, head.size, leaf, proof.path, head.root),
         "the inclusion proof does not lead to the root of the checkpoint",
@@ -460,9 +460,10 @@ def entry_lines(data: bytes) -> dict[str, Any]:
     """Return what an entry says, by name."""
     told = parse_entry(data)._asdict()
     state = told.pop("state")
-    if told.pop("form") == 2:
-        return {**told, "state_sha256": state.hex()}
-    return {**told, "state": state}
+    told["leaf"] = base64.b64encode(hashlib.sha256(b"\0" + data).digest()).decode()
+    return (
+        {**told, "state_sha256": state.hex()} if told.pop("form") == 2 else {**told, "state": state}
+    )
 
 
 def attested_lines(note: Note) -> dict[str, Any]:
@@ -471,8 +472,7 @@ def attested_lines(note: Note) -> dict[str, Any]:
     names = ["book", "position", "leaf", "stream", "version", "topic", "withheld", "state"]
     require(title == ATTESTED and list(told) == names, "not an attested event")
     position, version = number(told["position"]), number(told["version"])
-    state, leaf = told["state"].encode(), from_base64(told["leaf"])
-    return {**told, "position": position, "version": version, "state": state, "leaf": leaf}
+    return {**told, "position": position, "version": version, "state": told["state"].encode()}
 
 
 def check_statement(note: Note, trust: Trust) -> Found:
@@ -538,7 +538,7 @@ LABELS = {
     "reply": ("SHA-256 of the reply", "答复的 SHA-256"),
     "position": ("decided behind event number", "裁决时账本位次"),
     "after": ("not before", "不早于"),
-    "leaf": ("leaf of that event", "该位次的叶"),
+    "leaf": ("hash of the event's leaf", "事件叶哈希"),
     "withheld": ("withheld", "未显示"),
 }
 

@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import io
 import struct
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from hashlib import sha256
 from typing import Any, Final, NamedTuple
 from uuid import UUID
@@ -63,6 +63,33 @@ def encode_entry(
         topic_bytes,
     )
     return entry_of(head, state)
+
+
+def leaf_hashes_of(
+    book: str,
+    positions: Sequence[int],
+    streams: Sequence[bytes],
+    versions: Sequence[int],
+    topics: Sequence[str],
+    states: Sequence[bytes],
+) -> list[bytes]:
+    """Return the leaf hashes of many events: those of their entries, made without a detour."""
+    prefix = b"\0" + book_prefix(book)
+    pack, room = _FIXED.pack, ENTRY_BYTES_MAX + 1 - len(prefix) - _FIXED.size
+    named = {topic: _TOPIC_LENGTH.pack(len(topic.encode())) + topic.encode() for topic in topics}
+    tails = [named[topic] for topic in topics]
+    if max(map(len, states), default=0) + max(map(len, tails), default=0) > room:
+        rows = zip(positions, streams, versions, topics, states, strict=True)
+        return [
+            sha256(b"\0" + encode_entry(book, position, UUID(bytes=stream), *rest)).digest()
+            for position, stream, *rest in rows
+        ]
+    return [
+        sha256(prefix + pack(position, stream, version) + tail + state).digest()
+        for position, stream, version, tail, state in zip(
+            positions, streams, versions, tails, states, strict=True
+        )
+    ]
 
 
 def decode_entry(entry: bytes) -> Leaf:

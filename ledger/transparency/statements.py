@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping
+from hashlib import sha256
 from typing import Final, NamedTuple
 
 from ledger.transparency.notes import (
@@ -21,7 +22,7 @@ from ledger.transparency.notes import (
     signed_note,
     verified,
 )
-from ledger.transparency.texts import Malformed
+from ledger.transparency.texts import Malformed, to_base64
 
 ATTESTED: Final = "tidebook-attested/1"
 REFUSAL: Final = "tidebook-refusal/2"
@@ -76,3 +77,41 @@ def verify_statement(data: bytes | Note, keys: Iterable[Verifier]) -> Statement:
     note = data if isinstance(data, Note) else parse_note(data)
     verified(note, keys)
     return Statement.parse(note.text)
+
+
+class RefusedRequest(NamedTuple):
+    """A request that was refused, as the store has kept it.
+
+    `position` is the last one of the book when it was decided, 0 in an empty book; `after` is the
+    instant of the event there and `leaf` the hash of its entry.
+    """
+
+    book: str
+    caller: str
+    key: str
+    fingerprint: bytes
+    code: str
+    reply: bytes
+    position: int
+    after: str | None = None
+    leaf: bytes | None = None
+    campaign: str | None = None
+
+
+def refusal(refused: RefusedRequest) -> Statement:
+    """Return what is stated of a refusal: the same bytes whenever it is asked for."""
+    lines = {
+        "book": refused.book,
+        "caller": refused.caller,
+        "key": refused.key,
+        "request": refused.fingerprint.hex(),
+        "code": refused.code,
+        "reply": sha256(refused.reply).hexdigest(),
+    }
+    if refused.campaign is not None:
+        lines["campaign"] = refused.campaign
+    lines["position"] = str(refused.position)
+    if refused.after is not None and refused.leaf is not None:
+        lines["after"] = refused.after
+        lines["leaf"] = to_base64(refused.leaf)
+    return Statement(REFUSAL, lines)
