@@ -49,7 +49,16 @@ from campaigns.packets.packet import (
     PacketRefunded,
     PacketWalletClosed,
 )
+from campaigns.persons.judging import RULES as PERSON_RULES
+from campaigns.persons.person import (
+    ErasureProposed,
+    ErasureRequested,
+    ParticularsInspected,
+    ParticularsKept,
+    PersonErased,
+)
 from campaigns.refusals import PRECEDENCE
+from ledger.events import Event
 from ledger.history import Entry, Standing
 from ledger.reply_verification import Codes
 from ledger.verification import BookAudit, Finding, PostingsOf
@@ -108,6 +117,7 @@ RULE_CODES: Final[dict[str, str]] = {
     "shares_differ": "a group has its shares, a minor unit at least each, and each is taken once",
     "not_invited": "shares are taken by members, or by the sender where the group says so",
     "wrong_share": "each taker has the share that seed, salt and the taker's id decide",
+    **PERSON_RULES,
     "conservation": "pots, purses, groups, holders, packets and merchants have what the events say",
 }
 """Finding → the rule that it breaks."""
@@ -146,6 +156,11 @@ SUCCESSES: Final[dict[str, frozenset[str]]] = {
     "share_taken": frozenset({GroupShareTaken.TOPIC, GroupClosed.TOPIC}),
     "group_returned": frozenset({PurseReturned.TOPIC}),
     "expired": frozenset({CouponExpired.TOPIC, PacketExpired.TOPIC}),
+    "particulars_kept": frozenset({ParticularsKept.TOPIC}),
+    "particulars_inspected": frozenset({ParticularsInspected.TOPIC}),
+    "erasure_proposed": frozenset({ErasureProposed.TOPIC}),
+    "erasure_requested": frozenset({ErasureRequested.TOPIC}),
+    "erased": frozenset({PersonErased.TOPIC}),
 }
 """Code of a success → the topics that its last event may have."""
 
@@ -165,13 +180,14 @@ class Audit:
         self.rules = CampaignAudit(book)
         self._clean = True
 
-    def feed(self, entry: Entry) -> None:
-        """Check one entry after all before it."""
+    def feed(self, entry: Entry) -> Event | None:
+        """Check one entry after all before it; return its event when it is one to be judged."""
         event = self.book.feed(entry)
         if event is None:
             self.rules.skip(entry.stream)
         else:
             self.rules.feed(entry.position, event)
+        return event
 
     def finish(self, standing: Standing | None = None) -> None:
         """Check what the events add up to, against the store's own figures when they are known."""
