@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 WIDTH_IN: Final = 7.2
 ROW_IN: Final = 0.34
 FRAME_IN: Final = 0.8
-TREES: Final = ("server", "postgres", "valkey", "projections", "driver")
+TREES: Final = ("server", "postgres", "valkey", "projections", "log", "driver")
 _PAGE: Final = (
     "<style>svg{color:#24292f}@media(prefers-color-scheme:dark){svg{color:#d7dde4}}</style>"
 )

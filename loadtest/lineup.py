@@ -19,6 +19,7 @@ from loadtest.ours import (
     Rush,
     SoldOut,
     Tidebook,
+    WithLog,
     WithProjections,
 )
 from loadtest.stores import GroupCommit, Umadb, plain_copy
@@ -169,6 +170,7 @@ ENTRIES: Final[dict[str, Entry]] = {
     "tidebook": _claims("Tidebook", start=_with_rush(lambda rush: rush)),
     "tidebook_at_80": _claims("… at 80 % of that", start=_with_rush(AtEighty)),
     "tidebook_with_projections": _claims("… with projections", start=_with_rush(WithProjections)),
+    "tidebook_with_log": _claims("… with the log", start=_with_rush(WithLog)),
     "tidebook_new_people": _claims("… new people", start=_new_people),
     "sold_out": _refusals("… sold out", start=_with_rush(SoldOut)),
     "already_claimed": _refusals("… already claimed", start=_with_rush(AlreadyClaimed)),
@@ -186,8 +188,8 @@ ENTRIES: Final[dict[str, Entry]] = {
 GROUPS: Final[dict[str, tuple[str, ...]]] = {
     "baselines": ("constant", "constant_asgi", "memory", "stock", "for_update", "conditional"),
     "ours": (
-        *("tidebook", "tidebook_at_80", "tidebook_with_projections", "tidebook_new_people"),
-        *("sold_out", "already_claimed", "redemptions"),
+        *("tidebook", "tidebook_at_80", "tidebook_with_projections", "tidebook_with_log"),
+        *("tidebook_new_people", "sold_out", "already_claimed", "redemptions"),
     ),
     "stores": ("commit_1", "commit_32", "commit_512", "umadb_1", "umadb_32", "copy"),
 }

@@ -263,31 +263,53 @@ class Rush:
                     raise
 
 
-class WithProjections:
-    """The same rush, while the projections follow it."""
+class Followed:
+    """The same rush, while a command of ours reads what was committed."""
 
-    name = "tidebook_with_projections"
-
-    def __init__(self, rush: Rush) -> None:
+    def __init__(self, rush: Rush, name: str, command: str, reader: str) -> None:
+        self.name = name
+        self.reader = reader
         self.connections = rush.connections
         self._rush = rush
-        self._project: Child | None = None
+        self._command = command
+        self._follower: Child | None = None
 
     def run(self, seconds: float) -> Outcome:
-        """The projections have caught up when the clock starts, and are watched until the end."""
+        """It has caught up when the clock starts."""
         tidebook = self._rush.tidebook
-        with tidebook.child("project") as self._project:
-            self._rush.wait_for_projections()
-            with LagWatch(tidebook.url, BOOK) as watch:
-                outcome = self._rush.run(seconds, self.roots())
-            outcome.lag_s = max(largest_s(watch.looks).values(), default=None)
-            return outcome
+        tidebook.command(self._command, "--once")
+        with tidebook.child(self._command) as self._follower:
+            return self._watched(seconds)
+
+    def _watched(self, seconds: float) -> Outcome:
+        return self._rush.run(seconds, self.roots())
 
     def roots(self) -> dict[str, int]:
-        """The server, its database, its Valkey and, while it runs, the projections."""
-        running = self._project is not None and self._project.is_running
-        following = {"projections": self._project.pid} if self._project and running else {}
+        """The server, its database, its Valkey and, while it runs, the follower."""
+        running = self._follower is not None and self._follower.is_running
+        following = {self.reader: self._follower.pid} if self._follower and running else {}
         return {**self._rush.roots(), **following}
+
+
+class WithProjections(Followed):
+    """Projections follow the rush, and their lag is watched until the end."""
+
+    def __init__(self, rush: Rush) -> None:
+        super().__init__(rush, "tidebook_with_projections", "project", "projections")
+
+    def _watched(self, seconds: float) -> Outcome:
+        self._rush.wait_for_projections()
+        with LagWatch(self._rush.tidebook.url, BOOK) as watch:
+            outcome = super()._watched(seconds)
+        outcome.lag_s = max(largest_s(watch.looks).values(), default=None)
+        return outcome
+
+
+class WithLog(Followed):
+    """The transparency log is built and signed behind the rush."""
+
+    def __init__(self, rush: Rush) -> None:
+        super().__init__(rush, "tidebook_with_log", "log", "log")
 
 
 class NewPeople:

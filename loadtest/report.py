@@ -288,6 +288,9 @@ def targets(measurements: Sequence[Measurement]) -> list[Target]:
         _at_least("refusals a second, already claimed", 25_000, named.least("already_claimed")),
         _at_least("redemptions a second", 5_000, named.least("redemptions")),
         _at_most("largest lag of a projection in s", 1, named.lag_s("tidebook_with_projections")),
+        _at_least(
+            "claims with the log, × without", 0.95, named.times("tidebook_with_log", "tidebook")
+        ),
     ]
 
 
@@ -394,7 +397,7 @@ def _cpu_lines(report: Report) -> Iterator[str]:
     """What a claim costs, process by process, and what two busy cores could do at that cost."""
     yield "### CPU time of a call, in µs"
     yield ""
-    trees = ("server", "postgres", "valkey", "projections", "umadb", "driver")
+    trees = ("server", "postgres", "valkey", "projections", "log", "umadb", "driver")
     yield from _header("what", *trees, "sum", "all cores busy", "reached")
     for m in report.measurements:
         if not m.cpu_us:
