@@ -66,7 +66,7 @@ class DrawLists:
         """Lend a folder of a list that no other process writes to."""
         for number in range(FOLDERS_MAX):
             folder = self._folder / self.book / f"{campaign.hex}-{number}"
-            folder.mkdir(parents=True, exist_ok=True)
+            folder.parent.mkdir(parents=True, exist_ok=True)
             lock = (folder.parent / f"{folder.name}.lock").open("ab")
             try:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)

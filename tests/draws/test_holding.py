@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import shutil
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime, timedelta
@@ -251,6 +252,16 @@ def test_two_holders_at_once(fair: Fair, tmp_path: Path) -> None:
     assert len(fair.events(DrawFrozen)) == len(fair.events(DrawDrawn)) == 1
     assert len(fair.events(DrawMovedUp)) == 1
     fair.check(tmp_path / "bundle")
+
+
+def test_who_finds_a_list_taken_leaves_its_folder_alone(fair: Fair) -> None:
+    """Whoever has the lock may be making the folder anew: nobody else makes it meanwhile."""
+    lists = fair.holder().lists
+    with lists.lend(fair.campaign) as mine:
+        shutil.rmtree(mine.folder)
+        with lists.lend(fair.campaign) as other:
+            assert other.folder != mine.folder
+        assert not mine.folder.exists()
 
 
 def test_a_holder_that_was_stopped_comes_back_late(fair: Fair, tmp_path: Path) -> None:
