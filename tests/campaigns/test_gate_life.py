@@ -15,7 +15,6 @@ from typing import Any, ClassVar
 
 import pytest
 import redis
-from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
 from hypothesis.errors import FlakyFailure
 from hypothesis.stateful import (
@@ -24,13 +23,13 @@ from hypothesis.stateful import (
     invariant,
     precondition,
     rule,
-    run_state_machine_as_test,
 )
 
 from campaigns.freeing import Freeing
 from campaigns.gate import GateSettings, Verdict
 from campaigns.wire import Library
 from tests.support.gatehouse import Gatehouse
+from tests.support.machines import hunt
 
 PEOPLE = st.sampled_from([f"p{n}" for n in range(6)])
 KEYS = st.sampled_from(["one", "two", "three"])
@@ -256,19 +255,7 @@ def life(redis_url: str, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], typ
 
 
 def _run(life: type[GateLife], examples: int) -> None:
-    run_state_machine_as_test(
-        life,
-        settings=settings(
-            max_examples=examples,
-            stateful_step_count=40,
-            deadline=None,
-            derandomize=True,
-            database=None,
-            report_multiple_bugs=False,
-            suppress_health_check=list(HealthCheck),
-            phases=[Phase.generate],
-        ),
-    )
+    hunt(life, examples, 40)
 
 
 def test_the_gate_says_only_what_it_knows(life: Callable[[str], type[GateLife]]) -> None:

@@ -20,7 +20,6 @@ from uuid import UUID, uuid4
 import msgspec
 import psycopg2
 import pytest
-from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
 from hypothesis.errors import Flaky
 from hypothesis.stateful import (
@@ -28,7 +27,6 @@ from hypothesis.stateful import (
     RuleBasedStateMachine,
     invariant,
     rule,
-    run_state_machine_as_test,
 )
 
 from campaigns import accounting
@@ -53,6 +51,7 @@ from projections.verification import verify as verify_read_models
 from tests.docs.pages import page
 from tests.support.desk import ALICE, BOB, DRAW_KEY, NOON, person, tourist
 from tests.support.groups import SENDER, GroupDesk, packet_terms, problems
+from tests.support.machines import given_stores, hunt, run
 
 LAST = NOON + timedelta(days=30)
 _books = (f"grp{n}" for n in itertools.count())
@@ -445,25 +444,14 @@ class Groups(RuleBasedStateMachine):
 @pytest.fixture
 def machine(datastore: Datastore, database_url: str) -> Iterator[type[Groups]]:
     """The machine on a fresh database; every run has a book of its own."""
-    Groups.datastore = datastore
-    Groups.owner = Datastore(database_url, session={"role": None})
-    yield Groups
-    Groups.owner.close()
+    with given_stores(Groups, datastore, database_url):
+        yield Groups
 
 
 @pytest.mark.slow
 def test_group_packets_are_right_whatever_happens(machine: type[Groups]) -> None:
     """In any order and at once: every share to whom it belongs, every fen accounted for."""
-    run_state_machine_as_test(
-        machine,
-        settings=settings(
-            max_examples=10,
-            stateful_step_count=25,
-            deadline=None,
-            suppress_health_check=list(HealthCheck),
-            phases=[Phase.explicit, Phase.generate],
-        ),
-    )
+    run(machine, 10, 25)
 
 
 def _plant_one_person_takes_many(patch: pytest.MonkeyPatch) -> None:
@@ -592,19 +580,7 @@ def test_a_planted_bug_of_group_packets_is_found(
     plant(monkeypatch)
     monkeypatch.setattr(Groups, "read_models_are_checked", False)  # most of a run's time
     with pytest.raises(RED):
-        run_state_machine_as_test(
-            machine,
-            settings=settings(
-                max_examples=60,
-                stateful_step_count=25,
-                deadline=None,
-                derandomize=True,
-                database=None,
-                report_multiple_bugs=False,
-                suppress_health_check=list(HealthCheck),
-                phases=[Phase.generate],
-            ),
-        )
+        hunt(machine, 60, 25)
 
 
 def test_every_planted_bug_is_described() -> None:

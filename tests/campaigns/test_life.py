@@ -20,7 +20,6 @@ from uuid import UUID, uuid4
 import msgspec
 import psycopg2
 import pytest
-from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
 from hypothesis.errors import FlakyFailure
 from hypothesis.stateful import (
@@ -31,7 +30,6 @@ from hypothesis.stateful import (
     multiple,
     precondition,
     rule,
-    run_state_machine_as_test,
 )
 
 from campaigns import accounting
@@ -65,6 +63,7 @@ from projections.registry import PROJECTIONS
 from projections.runner import Runner
 from projections.verification import verify
 from tests.support.desk import ALICE, BOB, NOON, SPONSOR, Desk, person, terms_of, tourist
+from tests.support.machines import given_stores, hunt, run
 
 SUCCESSES = {
     "drafted",
@@ -441,25 +440,14 @@ class Life(RuleBasedStateMachine):
 @pytest.fixture
 def life(datastore: Datastore, database_url: str) -> Iterator[type[Life]]:
     """The machine on a fresh database; every run has a book of its own."""
-    Life.datastore = datastore
-    Life.owner = Datastore(database_url, session={"role": None})
-    yield Life
-    Life.owner.close()
+    with given_stores(Life, datastore, database_url):
+        yield Life
 
 
 @pytest.mark.slow
 def test_the_invariants_hold_after_every_step(life: type[Life]) -> None:
     """Whatever people do, in whatever order and at once, the invariants hold."""
-    run_state_machine_as_test(
-        life,
-        settings=settings(
-            max_examples=25,
-            stateful_step_count=25,
-            deadline=None,
-            suppress_health_check=list(HealthCheck),
-            phases=[Phase.explicit, Phase.generate, Phase.shrink],
-        ),
-    )
+    run(life, 25, 25, shrinks=True)
 
 
 def _plant_no_open_check(patch: pytest.MonkeyPatch) -> None:
@@ -542,16 +530,4 @@ def test_a_planted_bug_is_found(
     plant(monkeypatch)
     monkeypatch.setattr(Life, "read_models_are_checked", False)  # it takes most of a run's time
     with pytest.raises(RED):
-        run_state_machine_as_test(
-            life,
-            settings=settings(
-                max_examples=150,
-                stateful_step_count=30,
-                deadline=None,
-                derandomize=True,
-                database=None,
-                report_multiple_bugs=False,
-                suppress_health_check=list(HealthCheck),
-                phases=[Phase.generate],
-            ),
-        )
+        hunt(life, 150, 30)

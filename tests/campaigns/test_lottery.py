@@ -22,7 +22,6 @@ from uuid import UUID
 
 import psycopg2
 import pytest
-from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
 from hypothesis.errors import Flaky
 from hypothesis.stateful import (
@@ -31,7 +30,6 @@ from hypothesis.stateful import (
     consumes,
     invariant,
     rule,
-    run_state_machine_as_test,
 )
 
 from api.drawer import Drawer, Step, WrongDrawKey
@@ -62,6 +60,7 @@ from projections.registry import PROJECTIONS
 from projections.runner import Runner
 from projections.verification import verify as verify_read_models
 from tests.support.desk import ALICE, BOB, DRAW_KEY, NOON, Desk, person, terms_of, tourist
+from tests.support.machines import given_stores, hunt, run
 
 SECONDS = 30
 LOTTERY = terms_of(claim_from=NOON, intake=Intake(kind="lottery", seconds=SECONDS))
@@ -501,25 +500,14 @@ class Truth:
 @pytest.fixture
 def lotteries(datastore: Datastore, database_url: str) -> Iterator[type[Lotteries]]:
     """The machine on a fresh database; every run has a book of its own."""
-    Lotteries.datastore = datastore
-    Lotteries.owner = Datastore(database_url, session={"role": None})
-    yield Lotteries
-    Lotteries.owner.close()
+    with given_stores(Lotteries, datastore, database_url):
+        yield Lotteries
 
 
 @pytest.mark.slow
 def test_draws_are_right_whatever_happens(lotteries: type[Lotteries]) -> None:
     """In any order and at once: one draw, the right winners, a coupon each, nothing lost."""
-    run_state_machine_as_test(
-        lotteries,
-        settings=settings(
-            max_examples=30,
-            stateful_step_count=30,
-            deadline=None,
-            suppress_health_check=list(HealthCheck),
-            phases=[Phase.explicit, Phase.generate],
-        ),
-    )
+    run(lotteries, 30, 30)
 
 
 def _plant_entries_without_end(patch: pytest.MonkeyPatch) -> None:
@@ -616,16 +604,4 @@ def test_a_planted_bug_of_a_lottery_is_found(
     plant(monkeypatch)
     monkeypatch.setattr(Lotteries, "read_models_are_checked", False)  # most of a run's time
     with pytest.raises(RED):
-        run_state_machine_as_test(
-            lotteries,
-            settings=settings(
-                max_examples=100,
-                stateful_step_count=30,
-                deadline=None,
-                derandomize=True,
-                database=None,
-                report_multiple_bugs=False,
-                suppress_health_check=list(HealthCheck),
-                phases=[Phase.generate],
-            ),
-        )
+        hunt(lotteries, 100, 30)

@@ -20,7 +20,6 @@ from uuid import UUID
 
 import psycopg2
 import pytest
-from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
 from hypothesis.errors import FlakyFailure
 from hypothesis.stateful import (
@@ -29,7 +28,6 @@ from hypothesis.stateful import (
     invariant,
     precondition,
     rule,
-    run_state_machine_as_test,
 )
 
 from campaigns import accounting
@@ -68,6 +66,7 @@ from projections.registry import PROJECTIONS
 from projections.runner import Runner
 from projections.verification import verify
 from tests.support.desk import ALICE, BOB, DRAW_KEY, NOON, SPONSOR, Desk, person, terms_of, tourist
+from tests.support.machines import given_stores, hunt, run
 
 SWEEPER = Actor("sweeper", "system")
 ENDS = NOON + timedelta(days=2)
@@ -429,25 +428,14 @@ class PacketLife(RuleBasedStateMachine):
 @pytest.fixture
 def life(datastore: Datastore, database_url: str) -> Iterator[type[PacketLife]]:
     """The machine on a fresh database; every run has a book of its own."""
-    PacketLife.datastore = datastore
-    PacketLife.owner = Datastore(database_url, session={"role": None})
-    yield PacketLife
-    PacketLife.owner.close()
+    with given_stores(PacketLife, datastore, database_url):
+        yield PacketLife
 
 
 @pytest.mark.slow
 def test_every_fen_is_where_the_events_say(life: type[PacketLife]) -> None:
     """Spend ∥ refund ∥ expire ∥ close, in whatever order and at once."""
-    run_state_machine_as_test(
-        life,
-        settings=settings(
-            max_examples=10,
-            stateful_step_count=25,
-            deadline=None,
-            suppress_health_check=list(HealthCheck),
-            phases=[Phase.explicit, Phase.generate, Phase.shrink],
-        ),
-    )
+    run(life, 10, 25, shrinks=True)
 
 
 # --- controls -------------------------------------------------------------------------------------
@@ -565,16 +553,4 @@ def test_a_planted_bug_is_found(
     monkeypatch.setattr(PacketLife, "is_verified", False)  # it takes most of a run's time
     plant(monkeypatch)
     with pytest.raises(RED):
-        run_state_machine_as_test(
-            life,
-            settings=settings(
-                max_examples=100,
-                stateful_step_count=20,
-                deadline=None,
-                derandomize=True,
-                database=None,
-                report_multiple_bugs=False,
-                suppress_health_check=list(HealthCheck),
-                phases=[Phase.generate],
-            ),
-        )
+        hunt(life, 100, 20)
