@@ -260,6 +260,14 @@ class Balance(NamedTuple):
     balance_minor: int
 
 
+class Totals(NamedTuple):
+    """What all merchants of a book together earned."""
+
+    merchants: int
+    paid_count: int
+    balance_minor: int
+
+
 class Redemption(NamedTuple):
     """A coupon taken for an order; `version` is the coupon's at the redemption."""
 
@@ -297,6 +305,19 @@ WHERE merchant = %s AND (redeemed_at, book, coupon, version) < (%s, %s, %s, %s)
 ORDER BY redeemed_at DESC, book DESC, coupon DESC, version DESC
 LIMIT %s
 """  # noqa: S608 - names of columns
+
+
+_TOTALS: Final = """
+SELECT count(DISTINCT merchant), coalesce(sum(paid_count), 0)::bigint,
+    coalesce(sum(balance_minor), 0)::bigint
+FROM rm_merchant_balances.merchant WHERE book = %s
+"""
+
+
+def totals(curs: Any, book: str) -> Totals:
+    """Return how many merchants there are in a book, and what they earned together."""
+    curs.execute(_TOTALS, (book,))
+    return Totals._make(curs.fetchone())
 
 
 def balances(curs: Any, merchant: str) -> list[Balance]:
