@@ -5,7 +5,9 @@ from __future__ import annotations
 from typing import Final
 
 from projections.campaign_figures import CAMPAIGN_FIGURES
+from projections.erasures import ERASURES
 from projections.groups import GROUPS
+from projections.journal import JOURNAL
 from projections.merchant_balances import MERCHANT_BALANCES
 from projections.packets import PACKETS
 from projections.projection import Projection
@@ -17,6 +19,8 @@ PROJECTIONS: Final[tuple[Projection, ...]] = (
     MERCHANT_BALANCES,
     PACKETS,
     GROUPS,
+    ERASURES,
+    JOURNAL,
 )
 
 
