@@ -13,9 +13,9 @@ from ledger.datastore import Datastore
 from ledger.history import Entry
 from ledger.merkle import HASH_BYTES, CompactRange, leaf_hash
 from ledger.transparency import store
-from ledger.transparency.checkpoints import Checkpoint
+from ledger.transparency.checkpoints import Checkpoint, parse_checkpoint
 from ledger.transparency.leaves import encode_entry
-from ledger.transparency.notes import BadSignature, Untrusted, Verifier, parse_note, verified
+from ledger.transparency.notes import BadSignature, Untrusted, Verifier, verified
 from ledger.transparency.store import Signed
 from ledger.transparency.texts import Malformed
 from ledger.transparency.tiles import TILE_WIDTH, TileBuilder
@@ -148,8 +148,7 @@ class LogAudit:
 
 def _trouble_with(signed: Signed, keys: list[Verifier]) -> str | None:
     try:
-        note = parse_note(signed.note)
-        said = Checkpoint.parse(note.text)
+        note, said = parse_checkpoint(signed.note)
         verified(note, keys)
     except (Malformed, Untrusted, BadSignature) as error:
         return str(error)

@@ -20,7 +20,7 @@ from eventsourcing.persistence import InterfaceError, OperationalError
 from ledger.datastore import Datastore
 from ledger.merkle import leaf_hashes
 from ledger.transparency import guard, store
-from ledger.transparency.checkpoints import Checkpoint
+from ledger.transparency.checkpoints import Checkpoint, parse_checkpoint
 from ledger.transparency.cosigning import Cosigner, Unreachable, Witness
 from ledger.transparency.guard import Damaged
 from ledger.transparency.keys import Contradiction, Regress
@@ -30,7 +30,6 @@ from ledger.transparency.notes import (
     Note,
     Signer,
     Untrusted,
-    parse_note,
     signed_note,
     verified,
 )
@@ -180,8 +179,7 @@ class Follower:
                 _log.warning("book %s extends what was signed; it takes events again", self.book)
         self._head = head
         if last is not None:
-            self._note = parse_note(last.note)
-            self._signed = Checkpoint.parse(self._note.text)
+            self._note, self._signed = parse_checkpoint(last.note)
 
     def _follow(self) -> bool:
         """Take in one page; say whether there may be more."""

@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any, Final
 
-from ledger.merkle import CompactRange, leaf_hashes, root_at
+from ledger.merkle import HASH_BYTES, CompactRange, leaf_hashes, root_at
 from ledger.transparency import store
 from ledger.transparency.checkpoints import Checkpoint
 from ledger.transparency.leaves import copy_entries
@@ -88,7 +88,7 @@ def take_up(curs: Any, book: str, size: int) -> TileBuilder:
     names = [(tile.level or 0, tile.number) for tile in edge]
     tiles = store.tile_reader(curs, book)(names) if names else []
     found = {
-        level: tile[: one.width * 32]
+        level: tile[: one.width * HASH_BYTES]
         for (level, _), one, tile in zip(names, edge, tiles, strict=True)
     }
     return TileBuilder(size, found)

@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
 
-from ledger.transparency.checkpoints import parse_checkpoint
+from ledger.transparency.checkpoints import Checkpoint, parse_checkpoint
 from ledger.transparency.notes import Note, Signer
 from ledger.transparency.texts import Malformed
 
@@ -119,7 +119,7 @@ class HeadFile:
         with _locked(self.path):
             last = self.read()
             if last is not None:
-                old, new = parse_checkpoint(last.encode())[1], parse_checkpoint(note.encode())[1]
+                old, new = Checkpoint.parse(last.text), Checkpoint.parse(note.text)
                 if new.size < old.size:
                     raise Regress(f"a head of {new.size} leaves after one of {old.size} was signed")
                 if new.size == old.size and new != old:

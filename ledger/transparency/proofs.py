@@ -30,6 +30,7 @@ from ledger.transparency.texts import (
 HEADER: Final = "c2sp.org/tlog-proof@v1"
 PROOF_BYTES_MAX: Final = 2 << 20
 HASHES_MAX: Final = 63
+"""A proof about sizes below 2^63 never has more."""
 
 
 class Policy(NamedTuple):

@@ -7,10 +7,9 @@ from typing import Final, NamedTuple
 
 from ledger.transparency.checkpoints import Checkpoint, parse_checkpoint
 from ledger.transparency.notes import Note
+from ledger.transparency.proofs import HASHES_MAX
 from ledger.transparency.texts import Malformed, hash_from_base64, parse_number, to_base64
 
-HASHES_MAX: Final = 63
-"""A proof between two sizes below 2^63 never has more."""
 SUBMISSION_BYTES_MAX: Final = 256 << 10
 SIZE_TYPE: Final = "text/x.tlog.size"
 
