@@ -60,13 +60,14 @@ from ledger.commit import Answer
 from ledger.datastore import Datastore
 from ledger.events import Actor, Event
 from ledger.history import History
-from ledger.money import Money
 from ledger.postings import TrialBalance
 from projections.registry import PROJECTIONS
 from projections.runner import Runner
 from projections.verification import verify
 from tests.support.desk import ALICE, BOB, DRAW_KEY, NOON, SPONSOR, Desk, person, terms_of, tourist
+from tests.support.groups import key
 from tests.support.machines import given_stores, hunt, run
+from tests.support.packets import cny
 
 SWEEPER = Actor("sweeper", "system")
 ENDS = NOON + timedelta(days=2)
@@ -77,16 +78,6 @@ KINDS = st.sampled_from(["fixed", "tiers", "split"])
 REFUND_ORDERS = st.sampled_from(["own_first", "packet_first"])
 WHICH = st.integers(0, 5)
 _books = (f"packets{n}" for n in itertools.count())
-
-
-def cny(amount_minor: int) -> Money:
-    """Return an amount in fen."""
-    return Money(amount_minor, "CNY")
-
-
-def key() -> bytes:
-    """The ledger's draw key."""
-    return DRAW_KEY
 
 
 @dataclass

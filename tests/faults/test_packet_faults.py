@@ -37,7 +37,6 @@ from ledger.datastore import Datastore
 from ledger.events import Actor
 from ledger.history import History
 from ledger.migrations import migrate
-from ledger.money import Money
 from ledger.postings import TrialBalance
 from ledger.reply_verification import verify_replies
 from ledger.session import Session, Writes
@@ -51,7 +50,9 @@ from tests.faults.test_group_kills import (
     one_by_one,
     until_answered,
 )
-from tests.support.desk import ALICE, DRAW_KEY, NOON, Desk, person, terms_of, tourist
+from tests.support.desk import ALICE, NOON, Desk, person, terms_of, tourist
+from tests.support.groups import key
+from tests.support.packets import cny
 
 MALL = Actor("merchant", "mall")
 SWEEPER = Actor("sweeper", "system")
@@ -66,16 +67,6 @@ EXPECTED: Final = [
     "closed",
     "rolled_over",
 ]
-
-
-def key() -> bytes:
-    """The ledger's draw key."""
-    return DRAW_KEY
-
-
-def cny(amount_minor: int) -> Money:
-    """Return an amount in fen."""
-    return Money(amount_minor, "CNY")
 
 
 @pytest.fixture
