@@ -10,13 +10,12 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from datetime import datetime
 from typing import Final, NamedTuple
-from uuid import UUID, uuid4
+from uuid import UUID
 
-from eventsourcing.persistence import PersistenceError
-
+from api.upkeep import POLL_S, Troubled, Upkeep, again_and_again
 from campaigns.campaign import (
     CAMPAIGN_FOLD,
     DRAW_POOL,
@@ -24,34 +23,26 @@ from campaigns.campaign import (
     CampaignIntakeClosed,
     CampaignOpened,
 )
-from campaigns.commands import Call, Command
 from campaigns.drawing import CloseIntake, GiveDrawn, RecordDraw, entrants
-from campaigns.event_types import MAPPER
 from campaigns.intake import Drawing, draws_at, hold, is_lottery, is_over, seed_of
 from campaigns.replies import CAMPAIGN_PREFIX
 from campaigns.seeds import DrawKey, commitment_of
 from ledger.appending import Capacity
-from ledger.books import Book, PublicId
-from ledger.commit import Answer, CommitError, GroupCommit
+from ledger.books import PublicId
+from ledger.commit import GroupCommit
 from ledger.datastore import Datastore
 from ledger.events import Actor
-from ledger.history import History, Positioned, Standing, state_of
+from ledger.history import Positioned, Standing, state_of
 
 DRAWER: Final = Actor("draw", "system")
 
 BATCH: Final = 500
 """Coupons given at once: as many as one transaction of the writer decides."""
 
-POLL_S: Final = 1.0
-"""Pause between two looks when nothing is due: claims wait for the draw so much longer."""
-
-PAUSE_S: Final = (0.1, 5.0)
-"""First and longest pause before a store that cannot be reached is tried again."""
-
 _log = logging.getLogger("tidebook.drawer")
 
 
-class WrongDrawKey(Exception):
+class WrongDrawKey(Troubled):
     """The draw key of this machine is not the one that a campaign committed to its seed with."""
 
     def __init__(self, campaign: PublicId) -> None:
@@ -80,17 +71,13 @@ class Drawer:
         *,
         by_the_book: bool = False,
         batch: int = BATCH,
-        new_id: Callable[[], str] = lambda: uuid4().hex,
     ) -> None:
         """`by_the_book`: in simulated time, the instant is that of the book's last event."""
-        self.book = Book(writer.book)
-        self._datastore = datastore
-        self._history = History(datastore, writer.book, MAPPER)
-        self._writer = writer
+        self._upkeep = Upkeep(datastore, writer, DRAWER, "draw", by_the_book=by_the_book)
+        self._history = self._upkeep.history
+        self.book = self._upkeep.book
         self._draw_key = draw_key
-        self._by_the_book = by_the_book
         self._batch = batch
-        self._new_id = new_id
         self._done_with: set[UUID] = set()
 
     def steps(self, at: datetime | None = None) -> Generator[Step, None, None]:
@@ -100,8 +87,7 @@ class Drawer:
         `WrongDrawKey` once everything else is done.
         """
         standing = self._history.standing()
-        if self._by_the_book and at is None:
-            at = standing.at
+        at = self._upkeep.instant(at, standing)
         trouble: WrongDrawKey | None = None
         for campaign in self._lotteries(standing):
             try:
@@ -113,23 +99,15 @@ class Drawer:
 
     def run(self, stop: threading.Event, poll_s: float = POLL_S) -> None:
         """Draw whatever is due until `stop` is set."""
-        pause_s, longest_s = PAUSE_S
-        while not stop.is_set():
-            try:
-                for step in self.steps():
-                    _log.info("%s of %s: %s", step.code, step.campaign.hex, step.given)
-                    if stop.is_set():
-                        return
-            except (PersistenceError, CommitError) as error:
-                _log.warning("the draws of %s are put off: %s", self.book, type(error).__name__)
-                stop.wait(pause_s)
-                pause_s = min(pause_s * 2, longest_s)
-                continue
-            except WrongDrawKey as error:
-                _log.error("%s", error)
-                stop.wait(longest_s)
-            pause_s = PAUSE_S[0]
-            stop.wait(poll_s)
+
+        def look() -> None:
+            for step in self.steps():
+                _log.info("%s of %s: %s", step.code, step.campaign.hex, step.given)
+                if stop.is_set():
+                    return
+
+        put_off = f"the draws of {self.book} are put off"
+        again_and_again(look, stop, poll_s, put_off, _log)
 
     def _lotteries(self, standing: Standing) -> list[UUID]:
         """Return the campaigns with a draw to be done, now or later; the others are never asked."""
@@ -150,9 +128,9 @@ class Drawer:
         assert state is not None
         assert state.draw is not None
         if state.draw.places is None:
-            if self._now(at) < draws_at(state.terms):
+            if self._upkeep.now(at) < draws_at(state.terms):
                 return
-            answer = self._ask([CloseIntake(self.book, campaign)], at)[0]
+            answer = self._upkeep.ask([CloseIntake(self.book, campaign)], at)[0]
             if answer.code == "intake_closed":
                 yield Step(campaign, answer.code)
             life = self._history.stream(campaign)
@@ -167,7 +145,7 @@ class Drawer:
         seed = self._seed(state)
         drawing = self._hold(campaign, life, seed, state.draw.places)
         if state.draw.seed is None:
-            answer = self._ask([RecordDraw(self.book, campaign, seed, drawing)], at)[0]
+            answer = self._upkeep.ask([RecordDraw(self.book, campaign, seed, drawing)], at)[0]
             if answer.code == "drawn":
                 yield Step(campaign, answer.code)
         yield from self._give(campaign, drawing.winners, at)
@@ -195,23 +173,10 @@ class Drawer:
             commands = [
                 GiveDrawn(self.book, winner) for winner in winners[start : start + self._batch]
             ]
-            codes = [answer.code for answer in self._ask(commands, at)]
+            codes = [answer.code for answer in self._upkeep.ask(commands, at)]
             yield Step(campaign, "given", codes.count("claimed"))
             if "wrong_state" in codes:
                 return  # paused: it goes on when the campaign does
-
-    def _ask(self, commands: Sequence[Command], at: datetime | None) -> list[Answer]:
-        call = Call(DRAWER, f"draw-{self._new_id()}", render=lambda _: b"", at=at)
-        sent = [self._writer.submit(command.request(call)) for command in commands]
-        return [future.result() for future in sent]
-
-    def _now(self, at: datetime | None) -> datetime:
-        if at is not None:
-            return at
-        with self._datastore.transaction() as cursor:
-            cursor.execute("SELECT clock_timestamp()")
-            now: datetime = cursor.fetchone()[0]
-        return now
 
 
 def _is_to_be_drawn(state: Campaign, given: Capacity) -> bool:

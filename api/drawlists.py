@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Final, NamedTuple
 from uuid import UUID
 
+from api.upkeep import Troubled
 from campaigns.campaign import CAMPAIGN_FOLD, Campaign
 from campaigns.draws.announcing import facts_of
 from campaigns.draws.draw import DRAW_FOLD, PublicDraw, draw_id
@@ -27,10 +28,6 @@ FOLDERS_MAX: Final = 16
 
 READ_AGAIN_MAX: Final = 10_000
 """Events of other things that are rather read once more than marked as read on disk."""
-
-
-class Troubled(Exception):
-    """A draw that cannot go on until somebody looks at it."""
 
 
 class Known(NamedTuple):

@@ -9,26 +9,24 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from datetime import datetime
 from typing import NamedTuple
-from uuid import UUID, uuid4
+from uuid import UUID
 
-from eventsourcing.persistence import PersistenceError
-
-from api.sweeper import PAUSE_S, POLL_S, SWEEPER
+from api.sweeper import SWEEPER
+from api.upkeep import POLL_S, Upkeep, again_and_again
 from campaigns.campaign import CAMPAIGN_FOLD, POOL, Campaign
-from campaigns.commands import Call, Command
-from campaigns.event_types import MAPPER
+from campaigns.commands import Command
 from campaigns.packets.rolling import RollOver, ShowSplit
 from campaigns.packets.sharing import WrongSplitKey, seed_of_split
 from campaigns.replies import CAMPAIGN_PREFIX
 from campaigns.seeds import DrawKey
 from ledger.appending import Capacity
-from ledger.books import Book, PublicId
-from ledger.commit import CommitError, GroupCommit
+from ledger.books import PublicId
+from ledger.commit import GroupCommit
 from ledger.datastore import Datastore
-from ledger.history import History, Standing, state_of
+from ledger.history import Standing, state_of
 
 _log = logging.getLogger("tidebook.finisher")
 
@@ -50,15 +48,12 @@ class Finisher:
         draw_key: DrawKey,
         *,
         by_the_book: bool = False,
-        new_id: Callable[[], str] = lambda: uuid4().hex,
     ) -> None:
         """`by_the_book`: in simulated time, the instant is that of the book's last event."""
-        self.book = Book(writer.book)
-        self._history = History(datastore, writer.book, MAPPER)
-        self._writer = writer
+        self._upkeep = Upkeep(datastore, writer, SWEEPER, "finish", by_the_book=by_the_book)
+        self._history = self._upkeep.history
+        self.book = self._upkeep.book
         self._draw_key = draw_key
-        self._by_the_book = by_the_book
-        self._new_id = new_id
         self._never: set[UUID] = set()
         """Campaigns that will never have anything to finish."""
 
@@ -68,12 +63,10 @@ class Finisher:
         `at` is the instant in simulated time. Raises what the writer and the store raise.
         """
         standing = self._history.standing()
-        if self._by_the_book and at is None:
-            at = standing.at
+        at = self._upkeep.instant(at, standing)
         done = []
         for state, command in self._wanted(standing):
-            call = Call(SWEEPER, f"finish-{self._new_id()}", render=lambda _: b"", at=at)
-            answer = self._writer.submit(command.request(call)).result()
+            [answer] = self._upkeep.ask([command], at)
             if answer.code in {"rolled_over", "reclaimed", "split_shown"}:
                 name = PublicId(CAMPAIGN_PREFIX, self.book, state.id)
                 done.append(Done(name, answer.code))
@@ -81,18 +74,12 @@ class Finisher:
 
     def run(self, stop: threading.Event, poll_s: float = POLL_S) -> None:
         """Finish whatever is due until `stop` is set."""
-        pause_s, longest_s = PAUSE_S
-        while not stop.is_set():
-            try:
-                for done in self.sweep():
-                    _log.info("%s: %s", done.code, done.campaign)
-            except (PersistenceError, CommitError) as error:
-                _log.warning("finishing %s is put off: %s", self.book, type(error).__name__)
-                stop.wait(pause_s)
-                pause_s = min(pause_s * 2, longest_s)
-                continue
-            pause_s = PAUSE_S[0]
-            stop.wait(poll_s)
+
+        def look() -> None:
+            for done in self.sweep():
+                _log.info("%s: %s", done.code, done.campaign)
+
+        again_and_again(look, stop, poll_s, f"finishing {self.book} is put off", _log)
 
     def _wanted(self, standing: Standing) -> Iterator[tuple[Campaign, Command]]:
         """Yield the steps that may be due, with the campaigns that they are about."""

@@ -10,18 +10,17 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Generator, Iterator
 from datetime import datetime
 from itertools import islice
 from pathlib import Path
 from typing import Final, NamedTuple, Protocol
-from uuid import UUID, uuid4
+from uuid import UUID
 
-from eventsourcing.persistence import PersistenceError
-
-from api.drawlists import DrawLists, Known, Troubled
+from api.drawer import DRAWER
+from api.drawlists import DrawLists, Known
+from api.upkeep import POLL_S, Troubled, Upkeep, again_and_again
 from campaigns.campaign import Campaign
-from campaigns.commands import Call, Command
 from campaigns.draws.announcing import announcement_of
 from campaigns.draws.beacon import Beacon, BeaconDoubled, is_due
 from campaigns.draws.draw import SEATS_POOL
@@ -29,25 +28,17 @@ from campaigns.draws.holding import FreezeList, GiveSeat, MoveUp, Outcome, Recor
 from campaigns.draws.method import draw_key, ranked, result_leaves
 from campaigns.draws.opening import seed_of
 from campaigns.draws.terms import Chain
-from campaigns.event_types import MAPPER
 from campaigns.replies import CAMPAIGN_PREFIX
 from campaigns.seeds import DrawKey, commitment_of
 from ledger.appending import Capacity
-from ledger.books import Book, PublicId
-from ledger.commit import Answer, CommitError, GroupCommit
+from ledger.books import PublicId
+from ledger.commit import GroupCommit
 from ledger.datastore import Datastore
-from ledger.events import Actor
-from ledger.history import History, Standing
+from ledger.history import Standing
 from ledger.merkle import MemoryTree, inclusion_proof
-
-HOLDER: Final = Actor("draw", "system")
 
 BATCH: Final = 500
 """Seats given at once: as many as one transaction of the writer decides."""
-
-POLL_S: Final = 1.0
-PAUSE_S: Final = (0.1, 5.0)
-"""First and longest pause before a store that cannot be reached is tried again."""
 
 FREEZES_MAX: Final = 5
 """How often a list is read on before a freeze is put off: somebody may have withdrawn just now."""
@@ -96,19 +87,15 @@ class DrawHolder:
         *,
         by_the_book: bool = False,
         batch: int = BATCH,
-        new_id: Callable[[], str] = lambda: uuid4().hex,
     ) -> None:
         """`lists` is where lists are kept; `by_the_book`: time is that of the last event."""
-        self.book = Book(writer.book)
-        self._datastore = datastore
-        self._history = History(datastore, writer.book, MAPPER)
-        self._writer = writer
+        self._upkeep = Upkeep(datastore, writer, DRAWER, "draw", by_the_book=by_the_book)
+        self._history = self._upkeep.history
+        self.book = self._upkeep.book
         self._draw_key = draw_key
         self._beacons = beacons
         self.lists = DrawLists(self._history, lists)
-        self._by_the_book = by_the_book
         self._batch = batch
-        self._new_id = new_id
         self._without: set[UUID] = set()
         self._results: tuple[UUID, Results] | None = None
 
@@ -119,8 +106,7 @@ class DrawHolder:
         `Troubled` once everything else is done.
         """
         standing = self._history.standing()
-        if self._by_the_book and at is None:
-            at = standing.at
+        at = self._upkeep.instant(at, standing)
         troubles = []
         for known in self._draws(standing):
             try:
@@ -133,23 +119,15 @@ class DrawHolder:
 
     def run(self, stop: threading.Event, poll_s: float = POLL_S) -> None:
         """Do whatever is due until `stop` is set."""
-        pause_s, longest_s = PAUSE_S
-        while not stop.is_set():
-            try:
-                for step in self.steps():
-                    _log.info("%s of %s: %s", step.code, step.campaign.hex, step.given)
-                    if stop.is_set():
-                        return
-            except (PersistenceError, CommitError) as error:
-                _log.warning("the draws of %s are put off: %s", self.book, type(error).__name__)
-                stop.wait(pause_s)
-                pause_s = min(pause_s * 2, longest_s)
-                continue
-            except Troubled as error:
-                _log.error("%s", error)
-                stop.wait(longest_s)
-            pause_s = PAUSE_S[0]
-            stop.wait(poll_s)
+
+        def look() -> None:
+            for step in self.steps():
+                _log.info("%s of %s: %s", step.code, step.campaign.hex, step.given)
+                if stop.is_set():
+                    return
+
+        put_off = f"the draws of {self.book} are put off"
+        again_and_again(look, stop, poll_s, put_off, _log)
 
     # --- what there is ------------------------------------------------------------------------
 
@@ -189,17 +167,19 @@ class DrawHolder:
     def _freeze(self, known: Known, at: datetime | None) -> Generator[Step, None, str | None]:
         """Keep the list up; freeze it when the registration is over."""
         campaign = known.campaign.id
-        is_over = self._now(at) >= known.terms.register_until
+        is_over = self._upkeep.now(at) >= known.terms.register_until
         with self.lists.lend(campaign) as listed:
             self.lists.keep_up(listed, campaign)
             if not is_over:
                 return None
-            code = self._ask([FreezeList(self.book, campaign, listed.facts())], at)[0].code
+            code = self._upkeep.ask([FreezeList(self.book, campaign, listed.facts())], at)[0].code
             for _ in range(FREEZES_MAX):
                 if code != "list_differs":
                     break
                 self.lists.keep_up(listed, campaign)
-                code = self._ask([FreezeList(self.book, campaign, listed.facts())], at)[0].code
+                code = self._upkeep.ask([FreezeList(self.book, campaign, listed.facts())], at)[
+                    0
+                ].code
         if code in {"list_frozen", "draw_voided"}:
             yield Step(campaign, code)
         return code if self._again(campaign).draw.frozen is not None else None
@@ -207,7 +187,7 @@ class DrawHolder:
     def _record(self, known: Known, at: datetime | None) -> Generator[Step, None, str | None]:
         """Draw, when the beacon has spoken."""
         campaign, draw, chain = known.campaign.id, known.draw, known.terms.chain
-        if known.campaign.state != "open" or not is_due(chain, draw.round, self._now(at)):
+        if known.campaign.state != "open" or not is_due(chain, draw.round, self._upkeep.now(at)):
             return None
         seed = seed_of(self._draw_key(), draw.id)
         if commitment_of(seed) != draw.commitment:
@@ -218,7 +198,7 @@ class DrawHolder:
         results = self._draw(known, seed, beacon.randomness)
         winners = min(len(results.ranks), known.terms.winners)
         outcome = Outcome(winners, len(results.ranks) - winners, results.tree.root().hex())
-        answer = self._ask([RecordDraw(self.book, campaign, seed, beacon, outcome)], at)[0]
+        answer = self._upkeep.ask([RecordDraw(self.book, campaign, seed, beacon, outcome)], at)[0]
         if answer.code == "draw_recorded":
             yield Step(campaign, answer.code)
         return answer.code
@@ -239,7 +219,7 @@ class DrawHolder:
                 GiveSeat(self.book, campaign, results.entries[rank], rank, results.proof(rank))
                 for rank in batch
             ]
-            codes = [answer.code for answer in self._ask(commands, at)]
+            codes = [answer.code for answer in self._upkeep.ask(commands, at)]
             yield Step(campaign, "seats_given", codes.count("seat_given"))
             if "wrong_state" in codes:
                 return  # paused: it goes on when the campaign does
@@ -249,12 +229,12 @@ class DrawHolder:
 
     def _move_up(self, known: Known, at: datetime | None) -> Generator[Step, None, str | None]:
         """Let runners-up move up when the last turn's time to claim is over."""
-        draw, now = known.draw, self._now(at)
+        draw, now = known.draw, self._upkeep.now(at)
         last = draw.turns[-1]
         is_over = last.claim_until <= now < known.campaign.terms.claim_until
         if draw.held is None or not is_over or draw.held.ranks <= last.first_rank + last.count:
             return None
-        answer = self._ask([MoveUp(self.book, known.campaign.id)], at)[0]
+        answer = self._upkeep.ask([MoveUp(self.book, known.campaign.id)], at)[0]
         if answer.code != "moved_up":
             return None
         yield Step(known.campaign.id, answer.code)
@@ -287,19 +267,6 @@ class DrawHolder:
         drawn = Results(ranks, entries, MemoryTree(result_leaves(ranks)))
         self._results = (known.draw.id, drawn)
         return drawn
-
-    def _ask(self, commands: Sequence[Command], at: datetime | None) -> list[Answer]:
-        call = Call(HOLDER, f"draw-{self._new_id()}", render=lambda _: b"", at=at)
-        sent = [self._writer.submit(command.request(call)) for command in commands]
-        return [future.result() for future in sent]
-
-    def _now(self, at: datetime | None) -> datetime:
-        if at is not None:
-            return at
-        with self._datastore.transaction() as cursor:
-            cursor.execute("SELECT clock_timestamp()")
-            now: datetime = cursor.fetchone()[0]
-        return now
 
 
 def _may_open(campaign: Campaign | None) -> bool:

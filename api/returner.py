@@ -9,23 +9,20 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from datetime import datetime
 from typing import Final, NamedTuple
-from uuid import UUID, uuid4
+from uuid import UUID
 
-from eventsourcing.persistence import PersistenceError
-
-from api.sweeper import PAUSE_S, POLL_S, SHOWN_WITHIN_S, SWEEPER
-from campaigns.commands import Call, Command
-from campaigns.event_types import MAPPER
+from api.sweeper import SHOWN_WITHIN_S, SWEEPER
+from api.upkeep import POLL_S, Upkeep, again_and_again, instant_in
+from campaigns.commands import Command
 from campaigns.groups.commands import ReturnGroup, SweepPurse
 from campaigns.groups.replies import GROUP_PREFIX
 from campaigns.seeds import DrawKey
-from ledger.books import Book, PublicId
-from ledger.commit import Answer, CommitError, GroupCommit
+from ledger.books import PublicId
+from ledger.commit import Answer, GroupCommit
 from ledger.datastore import Datastore
-from ledger.history import History
 from projections.groups import GROUPS, due_groups, due_purses
 from projections.tracking import wait_for
 
@@ -57,55 +54,45 @@ class Returner:
         by_the_book: bool = False,
         batch: int = BATCH,
         shown_within_s: float = SHOWN_WITHIN_S,
-        new_id: Callable[[], str] = lambda: uuid4().hex,
     ) -> None:
         """`by_the_book`: in simulated time, the instant is that of the book's last event."""
-        self.book = Book(writer.book)
+        self._upkeep = Upkeep(datastore, writer, SWEEPER, "return", by_the_book=by_the_book)
+        self.book = self._upkeep.book
         self._datastore = datastore
-        self._history = History(datastore, writer.book, MAPPER)
-        self._writer = writer
         self._draw_key = draw_key
-        self._by_the_book = by_the_book
         self._batch = batch
         self._shown_within_s = shown_within_s
-        self._new_id = new_id
 
     def sweep(self, at: datetime | None = None) -> Returned:
         """Return every group that is due, and then empty every purse that is.
 
         `at` is the instant in simulated time. Raises what the writer and the store raise.
         """
-        head = self._history.standing()
-        if self._by_the_book and at is None:
-            at = head.at
-            if at is None:
-                return Returned()
+        head = self._upkeep.history.standing()
+        if not head.position:
+            return Returned()
+        at = self._upkeep.instant(at, head)
         done = Returned(behind=not self._wait_for(head.position))
         done = self._work_off(done, "groups", at)
         return self._work_off(done, "purses", at)
 
     def run(self, stop: threading.Event, poll_s: float = POLL_S) -> None:
         """Return what is due again and again until `stop` is set."""
-        pause_s, longest_s = PAUSE_S
-        while not stop.is_set():
-            try:
-                done = self.sweep()
-            except (PersistenceError, CommitError) as error:
-                _log.warning("the returns of %s are put off: %s", self.book, type(error).__name__)
-                stop.wait(pause_s)
-                pause_s = min(pause_s * 2, longest_s)
-                continue
+
+        def look() -> None:
+            done = self.sweep()
             if done.groups or done.purses:
                 _log.info("%s: %d groups, %d purses", self.book, done.groups, done.purses)
-            pause_s = PAUSE_S[0]
-            stop.wait(poll_s)
+
+        put_off = f"the returns of {self.book} are put off"
+        again_and_again(look, stop, poll_s, put_off, _log)
 
     def _work_off(self, done: Returned, what: str, at: datetime | None) -> Returned:
         """Ask for all that is due of a kind, batch by batch, each thing once."""
         asked: set[UUID] = set()
         while due := [one for one in self._due(what, at) if one not in asked]:
             asked.update(due)
-            answers = self._ask([self._command(what, one) for one in due], at)
+            answers = self._upkeep.ask([self._command(what, one) for one in due], at)
             self._tell_wrong_key(due, answers)
             count = sum(answer.code in ("group_returned", "purse_emptied") for answer in answers)
             behind = not self._wait_for(answers[-1].position)
@@ -120,21 +107,13 @@ class Returner:
 
     def _due(self, what: str, at: datetime | None) -> list[UUID]:
         with self._datastore.transaction() as cursor:
-            if at is None:
-                cursor.execute("SELECT clock_timestamp()")
-                (at,) = cursor.fetchone()
             read = due_groups if what == "groups" else due_purses
-            return read(cursor, self.book, at, self._batch)
+            return read(cursor, self.book, instant_in(cursor, at), self._batch)
 
     def _command(self, what: str, due: UUID) -> Command:
         if what == "groups":
             return ReturnGroup(self.book, due, self._draw_key)
         return SweepPurse(self.book, due)
-
-    def _ask(self, commands: Sequence[Command], at: datetime | None) -> list[Answer]:
-        call = Call(SWEEPER, f"return-{self._new_id()}", render=lambda _: b"", at=at)
-        sent = [self._writer.submit(command.request(call)) for command in commands]
-        return [future.result() for future in sent]
 
     def _tell_wrong_key(self, due: Sequence[UUID], answers: Sequence[Answer]) -> None:
         for one, answer in zip(due, answers, strict=True):

@@ -9,23 +9,18 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections import deque
-from collections.abc import Callable, Iterator
-from concurrent.futures import Future
+from collections.abc import Callable
 from datetime import datetime
 from typing import Any, Final, NamedTuple
-from uuid import UUID, uuid4
+from uuid import UUID
 
-from eventsourcing.persistence import PersistenceError
-
-from campaigns.commands import Call, Command, ExpireCoupon
-from campaigns.event_types import MAPPER
+from api.upkeep import POLL_S, Upkeep, again_and_again, instant_in
+from campaigns.commands import Command, ExpireCoupon
 from campaigns.packets.commands import ExpirePacket
 from ledger.books import Book
-from ledger.commit import Answer, CommitError, GroupCommit, QueueFull
+from ledger.commit import GroupCommit
 from ledger.datastore import Datastore
 from ledger.events import Actor
-from ledger.history import History
 from projections import packets, wallets
 from projections.packets import PACKETS
 from projections.projection import Projection
@@ -37,14 +32,8 @@ SWEEPER: Final = Actor("sweeper", "system")
 BATCH: Final = 500
 """Expiries asked for at once: as many as one transaction of the writer decides."""
 
-POLL_S: Final = 1.0
-"""Pause between two looks when nothing is due: an expiry need not be recorded at once."""
-
 SHOWN_WITHIN_S: Final = 10.0
 """How long a pass waits for a read model to show what it has done, before it asks that again."""
-
-PAUSE_S: Final = (0.1, 5.0)
-"""First and longest pause before a store that cannot be reached is tried again."""
 
 _log = logging.getLogger("tidebook.sweeper")
 
@@ -93,17 +82,13 @@ class Sweeper:
         by_the_book: bool = False,
         batch: int = BATCH,
         shown_within_s: float = SHOWN_WITHIN_S,
-        new_id: Callable[[], str] = lambda: uuid4().hex,
     ) -> None:
         """`by_the_book`: in simulated time, the instant is that of the book's last event."""
-        self.book = Book(writer.book)
-        self._by_the_book = by_the_book
+        self._upkeep = Upkeep(datastore, writer, SWEEPER, "sweep", by_the_book=by_the_book)
+        self.book = self._upkeep.book
         self._datastore = datastore
-        self._history = History(datastore, writer.book, MAPPER)
-        self._writer = writer
         self._batch = batch
         self._shown_within_s = shown_within_s
-        self._new_id = new_id
 
     def sweep(
         self, at: datetime | None = None, on_progress: Callable[[int], object] = lambda _: None
@@ -113,11 +98,10 @@ class Sweeper:
         `at` is the instant in simulated time; without one it is the book's or the database's.
         `on_progress` is told how many more were judged. Raises what the writer and the store raise.
         """
-        head = self._history.standing()
-        if self._by_the_book and at is None:
-            at = head.at
-            if at is None:
-                return Swept()
+        head = self._upkeep.history.standing()
+        if not head.position:
+            return Swept()
+        at = self._upkeep.instant(at, head)
         swept = Swept()
         for kind in (COUPONS, PACKETS_WITH_MONEY):
             swept = swept.plus(self._sweep(kind, head.position, at, on_progress))
@@ -134,7 +118,7 @@ class Sweeper:
         asked: set[UUID] = set()
         while due := [one for one in self._due(kind, at) if one not in asked]:
             asked.update(due)
-            answers = list(self._expire(kind, due, at))
+            answers = self._upkeep.ask([kind.command(self.book, one) for one in due], at)
             expired = sum(answer.code == "expired" for answer in answers)
             refused = len(due) - expired
             behind = not self._wait_for(kind, answers[-1].position)
@@ -146,44 +130,17 @@ class Sweeper:
 
     def run(self, stop: threading.Event, poll_s: float = POLL_S) -> None:
         """Sweep again and again until `stop` is set."""
-        pause_s, longest_s = PAUSE_S
-        while not stop.is_set():
-            try:
-                swept = self.sweep()
-            except (PersistenceError, CommitError) as error:
-                _log.warning("the sweep of %s is put off: %s", self.book, type(error).__name__)
-                stop.wait(pause_s)
-                pause_s = min(pause_s * 2, longest_s)
-                continue
+
+        def look() -> None:
+            swept = self.sweep()
             if swept.expired:
                 _log.info("expired %d coupons and packets of %s", swept.expired, self.book)
-            pause_s = PAUSE_S[0]
-            stop.wait(poll_s)
+
+        again_and_again(look, stop, poll_s, f"the sweep of {self.book} is put off", _log)
 
     def _due(self, kind: Expiring, at: datetime | None) -> list[UUID]:
         with self._datastore.transaction() as cursor:
-            if at is None:
-                cursor.execute("SELECT clock_timestamp()")
-                (at,) = cursor.fetchone()
-            assert at is not None, "the clock has an instant"
-            return kind.due(cursor, self.book, at, self._batch)
-
-    def _expire(self, kind: Expiring, due: list[UUID], at: datetime | None) -> Iterator[Answer]:
-        """Send the commands, no more at once than the writer's queue takes; yield the answers."""
-        call = Call(SWEEPER, f"sweep-{self._new_id()}", render=lambda _: b"", at=at)
-        sent: deque[Future[Answer]] = deque()
-        for one in due:
-            request = kind.command(self.book, one).request(call)
-            while True:
-                try:
-                    sent.append(self._writer.submit(request))
-                    break
-                except QueueFull:
-                    if not sent:
-                        raise
-                    yield sent.popleft().result()
-        for future in sent:
-            yield future.result()
+            return kind.due(cursor, self.book, instant_in(cursor, at), self._batch)
 
     def _wait_for(self, kind: Expiring, position: int) -> bool:
         within_s = self._shown_within_s

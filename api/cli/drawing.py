@@ -137,7 +137,8 @@ def _awaited(
 def _write(
     datastore: Datastore, settings: Settings, wanted: PublicId, folder: Path
 ) -> dict[str, Any]:
-    from api.drawlists import DrawLists, Troubled
+    from api.drawlists import DrawLists
+    from api.upkeep import Troubled
     from campaigns.draws.announcing import announced, facts_of
     from campaigns.draws.bundle import write_bundle
     from campaigns.event_types import MAPPER

@@ -199,7 +199,7 @@ def _holder(
 
 def _hold_once(holder: DrawHolder, at: datetime | None) -> list[dict[str, Any]]:
     """Take every step that is due; return a row for each campaign on which something was done."""
-    from api.drawlists import Troubled
+    from api.upkeep import Troubled
     from campaigns.replies import CAMPAIGN_PREFIX
     from ledger.books import PublicId
 

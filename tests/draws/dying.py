@@ -55,7 +55,8 @@ def main(url: str, book: str, lists: str, at: str, fatal: str, when: str) -> Non
     datastore = Datastore(url)
     writer = GroupCommit(datastore, book, MAPPER, check=check_postings).start()
     holder = DrawHolder(datastore, writer, lambda: DRAW_KEY, Public(), Path(lists), batch=3)
-    holder._ask = mortal(holder._ask, int(fatal), when == "after")  # type: ignore[method-assign]
+    upkeep = holder._upkeep
+    upkeep.ask = mortal(upkeep.ask, int(fatal), when == "after")  # type: ignore[method-assign]
     for _ in holder.steps(datetime.fromisoformat(at)):
         pass
     writer.close()

@@ -21,8 +21,8 @@ from typing import Any
 import pytest
 
 from api.beacons import Beacons
-from api.drawlists import Troubled
 from api.publicdraws import DrawHolder, Step
+from api.upkeep import Troubled
 from campaigns import commands as c
 from campaigns.draws import holding, listing
 from campaigns.draws.announcing import announced, facts_of
@@ -234,7 +234,8 @@ def test_an_answer_that_is_lost_is_no_step_twice(fair: Fair, tmp_path: Path) -> 
 
     for at in [CLOSES, *[DRAWN_AT] * 4, *[DEADLINE] * 3]:
         holder = fair.holder()
-        holder._ask = deaf(holder, holder._ask)  # type: ignore[method-assign]
+        upkeep = holder._upkeep
+        upkeep.ask = deaf(holder, upkeep.ask)  # type: ignore[method-assign]
         try:
             list(holder.steps(at))
         except KeyboardInterrupt:

@@ -32,8 +32,8 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 
-from api.drawlists import Troubled
 from api.publicdraws import DrawHolder
+from api.upkeep import Troubled
 from campaigns import commands as c
 from campaigns.draws import holding, registering, verify_draw, winning
 from campaigns.draws.announcing import announced, facts_of
