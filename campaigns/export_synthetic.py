@@ -55,9 +55,14 @@ _MINT: Final = UUID(int=5)
 class Synthetic:
     """A book of `size` events: half of the coupons are redeemed, some refunded, others expire."""
 
-    def __init__(self, size: int, book: str = "main") -> None:
+    def __init__(
+        self, size: int, book: str = "main", claims: int = CLAIMS, block: int = BLOCK
+    ) -> None:
+        """`claims` a campaign; of a `block` of people the first redeem when all have claimed."""
         self.signer = Signer(ORIGIN, ED25519, sha256(b"synthetic").digest())
         self._size = size
+        self._claims = claims
+        self._block = block
         self._book = Book(book)
         self._events = self._story()
         self._at = _BEGIN
@@ -109,14 +114,16 @@ class Synthetic:
         number = 0
         while True:
             campaign = yield from self._opened(number)
-            for block in range(0, CLAIMS, BLOCK):
-                people = range(number * CLAIMS + block, number * CLAIMS + block + BLOCK)
+            for block in range(0, self._claims, self._block):
+                people = range(
+                    number * self._claims + block, number * self._claims + block + self._block
+                )
                 for who in people:
                     yield self._claimed(campaign, who)
                 for who in people:
                     yield from self._used(campaign, who)
             self._at = campaign.terms.valid_until + _STEP
-            for who in range(number * CLAIMS, (number + 1) * CLAIMS):
+            for who in range(number * self._claims, (number + 1) * self._claims):
                 if who % 4 == 3:
                     yield self._expired(campaign, who)
             number += 1
@@ -140,7 +147,7 @@ class Synthetic:
             valid_until=begin + _DAY * 2,
             zone="Asia/Shanghai",
         )
-        money: dict[str, Any] = {"quota": CLAIMS, "budget_minor": CLAIMS * 500}
+        money: dict[str, Any] = {"quota": self._claims, "budget_minor": self._claims * 500}
         alice, bob = Actor("operator", "alice"), Actor("operator", "bob")
         steps: list[tuple[type[Event], Actor, dict[str, Any]]] = [
             (CampaignDrafted, alice, {"name": f"C{number}", "sponsor": "city", "terms": terms}),
@@ -150,8 +157,8 @@ class Synthetic:
                 bob,
                 {
                     **money,
-                    "quota_change": CLAIMS,
-                    "budget_change_minor": CLAIMS * 500,
+                    "quota_change": self._claims,
+                    "budget_change_minor": self._claims * 500,
                     "currency": "CNY",
                     "sponsor": "city",
                     "proposed_by": "alice",

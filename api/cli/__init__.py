@@ -13,8 +13,11 @@ import typer
 
 from api.cli import (
     access,
+    daily,
     drawing,
+    exporting,
     fairness,
+    luohu,
     migrating,
     projecting,
     receipts,
@@ -43,14 +46,18 @@ app = typer.Typer(
 )
 
 for panel, commands in (
-    ("Run", (running.run, running.demo)),
+    ("Run", (running.run, running.demo, luohu.luohu)),
     (
         "Prove",
         (
             replaying.replay,
+            deciding.reexecute,
+            deciding.what_if,
             verifying.verify,
+            exporting.export,
             receipts.receipt,
             receipts.check_receipt,
+            daily.daily_proof,
             drawing.bundle,
             wallets.reconcile,
             fairness.fairness,

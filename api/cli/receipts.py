@@ -129,7 +129,7 @@ def check_receipt(
     from ledger.transparency.texts import Malformed
 
     keys = [
-        tuple(_key(text, option) for text in texts or ())
+        tuple(verifier_key(text, option) for text in texts or ())
         for texts, option in (
             (log_key, "--log-key"),
             (witness, "--witness"),
@@ -216,7 +216,8 @@ def _write_code(data: bytes, where: str, address: str | None) -> None:
         say(f"{path} names the receipt: it is too long for a QR code")
 
 
-def _key(text: str, option: str) -> Verifier:
+def verifier_key(text: str, option: str) -> Verifier:
+    """Return the verifier key that an option names; raise `Trouble`."""
     from ledger.transparency.notes import Verifier
     from ledger.transparency.texts import Malformed
 

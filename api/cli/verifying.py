@@ -1,4 +1,4 @@
-"""`tidebook verify`: everything that must hold of a store, checked; what does not is a finding."""
+"""`tidebook verify`: all that must hold of a store or an export, checked; else it is a finding."""
 
 from __future__ import annotations
 
@@ -6,18 +6,22 @@ import resource
 import time
 from collections import Counter
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
 
 from api.cli import output, stores
 from api.cli.options import AsJson, Books, Home
+from api.cli.trouble import Trouble
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from api.settings import Settings
+    from campaigns.export_verification import Told
     from ledger.datastore import Datastore
+    from ledger.exporting.proving import Keys
     from ledger.transparency.checkpoints import Checkpoint
     from ledger.verification import Finding
 
@@ -37,11 +41,27 @@ class BookReport:
 
 
 @dataclass(slots=True)
+class ExportReport:
+    """How far an export was read, how fast, and by whose word."""
+
+    book: str
+    position: int
+    judged: int
+    checkpoints: int
+    cosigned: int
+    signed: bool
+    believed: str
+    seconds: float
+    events_per_s: float
+
+
+@dataclass(slots=True)
 class Report:
     """What a verification found, in the form in which it is printed as JSON."""
 
     clean: bool = True
     books: list[BookReport] = field(default_factory=list)
+    exports: list[ExportReport] = field(default_factory=list)
     projections: list[str] = field(default_factory=list)
     findings: list[dict[str, str | None]] = field(default_factory=list)
     counts: Counter[str] = field(default_factory=Counter)
@@ -65,26 +85,84 @@ class Report:
 
 
 def verify(
+    directory: Annotated[
+        Path | None,
+        typer.Argument(
+            metavar="[EXPORT]",
+            help="A directory that `tidebook export` wrote. Without it, the store is verified.",
+            show_default=False,
+        ),
+    ] = None,
     home: Home = None,
     book: Books = None,
     projections: Annotated[
-        bool, typer.Option(help="Compare the projections with a fresh fold as well.")
+        bool, typer.Option(help="Store: compare the projections with a fresh fold as well.")
     ] = True,
+    log_key: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="KEY",
+            help="Export: verifier key of the log that is believed, instead of those in the export;"
+            " can be given again.",
+            show_default=False,
+        ),
+    ] = None,
+    witness: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="KEY",
+            help="Export: verifier key of a witness that must have cosigned; can be given again.",
+            show_default=False,
+        ),
+    ] = None,
+    quorum: Annotated[
+        int | None,
+        typer.Option(
+            min=0,
+            metavar="N",
+            help="Export: how many of these witnesses must have cosigned; without it all.",
+            show_default=False,
+        ),
+    ] = None,
+    jobs: Annotated[
+        int, typer.Option(min=0, max=64, help="Export: processes that read and hash beside this.")
+    ] = 1,
     as_json: AsJson = False,
 ) -> int:
-    """Verify the store: order, bytes, money, every rule, kept replies, log, projections.
+    """Verify the store, or an export with no store: order, bytes, money, every rule, the log.
 
-    Reads every book from position 1 and judges each event again. A book may be written meanwhile;
-    nothing in it is changed. Exit status: **0** nothing found, **1** findings, **2** could not
-    run.
+    Reads every book from position 1 and judges each event again. Of a store, kept replies, capacity
+    and projections are compared as well; it may be written meanwhile, and nothing in it is changed.
+    Of an **EXPORT**, nothing is needed but its files: every leaf, every signed root and every
+    signature is made again. Exit status: **0** nothing found, **1** findings, **2** could not run.
 
     Examples:
     * `tidebook verify`
     * `tidebook verify --book main --json | jq .counts`
     * `tidebook verify --no-projections`
+    * `tidebook verify audit --log-key "$LOG" --witness "$WITNESS"`
     """
     report = Report()
     started = time.monotonic()
+    if directory is not None:
+        keys = _keys(log_key, witness, quorum)
+        _verify_exports(directory, book, keys, jobs, report)
+    elif log_key or witness or quorum is not None:
+        raise Trouble("--log-key, --witness, --quorum: they are for an EXPORT, which is not named")
+    else:
+        _verify_store(home, book, report, projections=projections)
+    report.seconds = round(time.monotonic() - started, 3)
+    report.peak_memory_bytes = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    if as_json:
+        output.print_json(report)
+    else:
+        _print(report)
+    return 0 if report.clean else 1
+
+
+def _verify_store(
+    home: Path | None, book: list[str] | None, report: Report, *, projections: bool
+) -> None:
     settings = stores.load_settings(home)
     with stores.store(settings) as datastore:
         books = stores.chosen_books(datastore, book)
@@ -93,13 +171,56 @@ def verify(
             report.books.append(_verify_book(datastore, one, head, report))
         if projections:
             _verify_projections(datastore, books if book else None, report)
-    report.seconds = round(time.monotonic() - started, 3)
-    report.peak_memory_bytes = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-    if as_json:
-        output.print_json(report)
-    else:
-        _print(report)
-    return 0 if report.clean else 1
+
+
+def _keys(log_key: list[str] | None, witness: list[str] | None, quorum: int | None) -> Keys | None:
+    """Return who is believed, None when it is whoever the export names."""
+    from api.cli.receipts import verifier_key
+    from ledger.exporting.proving import Keys
+
+    if not log_key:
+        if witness or quorum is not None:
+            raise Trouble(
+                "--witness, --quorum: whoever is to be believed is named by --log-key too"
+            )
+        return None
+    log = tuple(verifier_key(text, "--log-key") for text in log_key)
+    witnesses = tuple(verifier_key(text, "--witness") for text in witness or ())
+    return Keys(log, witnesses, len(witnesses) if quorum is None else quorum)
+
+
+def _verify_exports(
+    directory: Path, books: list[str] | None, keys: Keys | None, jobs: int, report: Report
+) -> None:
+    from campaigns.export_verification import NoExport, exports_in, verify_export
+
+    try:
+        found = exports_in(directory)
+    except NoExport as none:
+        raise Trouble(f"EXPORT: {none}") from None
+    chosen = [one for one in found if not books or one.name in books]
+    if books and len(chosen) < len(set(books)):
+        raise Trouble(f"--book: {directory} has {', '.join(one.name for one in found)}")
+    for one in chosen:
+        started = time.monotonic()
+        with output.progress(f"{one.name}: events", None) as advance:
+            told = verify_export(one, keys, jobs, advance, lambda finding: report.add([finding]))
+        if told is not None:
+            report.exports.append(_of_export(told, keys, time.monotonic() - started))
+
+
+def _of_export(told: Told, keys: Keys | None, seconds: float) -> ExportReport:
+    return ExportReport(
+        told.book,
+        told.size,
+        told.judged,
+        told.checkpoints,
+        told.cosigned,
+        told.signed,
+        "the keys that were given" if keys is not None else "the keys in the export",
+        round(seconds, 3),
+        round(told.size / seconds, 1) if seconds else 0.0,
+    )
 
 
 def _verify_book(
@@ -199,6 +320,8 @@ def _print(report: Report) -> None:
         )
     if report.books:
         console.print(books)
+    if report.exports:
+        _print_exports(report.exports)
     if report.projections:
         console.print(f"Projections compared with a fresh fold: {', '.join(report.projections)}")
     if report.clean:
@@ -213,3 +336,21 @@ def _print(report: Report) -> None:
         f"{total:,} findings: " + ", ".join(f"{n:,} × {c}" for c, n in report.counts.items()),
         style="red",
     )
+
+
+def _print_exports(exports: list[ExportReport]) -> None:
+    numbers = ("position", "judged", "roots", "cosigned", "seconds", "events/s")
+    table = output.table(None, "book", *numbers, "manifest", "believed", numbers=numbers)
+    for one in exports:
+        table.add_row(
+            one.book,
+            f"{one.position:,}",
+            f"{one.judged:,}",
+            f"{one.checkpoints:,}",
+            f"{one.cosigned:,}",
+            f"{one.seconds:,.1f}",
+            f"{one.events_per_s:,.0f}",
+            "signed" if one.signed else "not signed",
+            one.believed,
+        )
+    output.console().print(table)

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Final
 import typer
 
 from api.cli import output, stores
+from api.cli.daily import makers
 from api.cli.longwork import in_threads, running
 from api.cli.options import AsJson, Books, Home
 from api.cli.trouble import Trouble
@@ -57,7 +58,8 @@ def log(
 ) -> int:
     """Build the books' logs behind their writers and sign their heads, until stopped.
 
-    Any number may run; one at a time holds the log of a book. The keys are in `log/` in the home,
+    Makes the books' daily proofs as well (see `tidebook daily-proof`). Any number may run; one at a
+    time holds the log of a book. The keys are in `log/` in the home,
     made on the first start. A book that does not extend the last signed head is halted.
 
     Examples:
@@ -80,12 +82,19 @@ def log(
         followers = [_follower(settings, datastore, one, client) for one in books]
         if once:
             return _tell([(one.book, one.run_once()) for one in followers], as_json)
+        proving = makers(settings, datastore, books)
         with running(settings) as stop:
             interval_s = settings.log_interval_s
             in_threads(
                 [
-                    (f"the log of {one.book}", lambda one=one: one.run(stop, interval_s))
-                    for one in followers
+                    *(
+                        (f"the log of {one.book}", lambda one=one: one.run(stop, interval_s))
+                        for one in followers
+                    ),
+                    *(
+                        (f"the daily proofs of {one.book}", lambda one=one: one.run(stop))
+                        for one in proving
+                    ),
                 ],
                 stop,
             )
@@ -136,7 +145,7 @@ def begin_witness(home: Path, name: str | None = None) -> Signer:
 
     random = secrets.token_bytes(_KEY_RANDOM_BYTES)
     called = name or f"witness-{random[32:40].hex()}.invalid"
-    return _witness_keys(home).make(Signer(called, COSIGNATURE, random[:32]))[0]
+    return witness_key_file(home).make(Signer(called, COSIGNATURE, random[:32]))[0]
 
 
 def introduce(home: Path, books: list[str]) -> None:
@@ -166,7 +175,7 @@ def own_witness(settings: Settings, port: int) -> WitnessAt:
     return WitnessAt(signer.verifier, f"http://127.0.0.1:{port}")
 
 
-def _witness_keys(home: Path) -> KeyFile:
+def witness_key_file(home: Path) -> KeyFile:
     from ledger.transparency.keys import KeyFile
 
     return KeyFile(home / "witness" / "witness.keys")

@@ -113,6 +113,7 @@ def prove_events(path: Path, said: File, book: str, sizes: Sequence[int]) -> Pro
         del findings[FINDINGS_MAX:], unproved[FINDINGS_MAX:]
     if differs:
         findings += _fields_differing(file, said, book, unproved)
+        findings += _pages_damaged(path, said, book) if readable else []
     fields = [one.where.rpartition(" ")[2] for one in findings if one.code == "field_differs"]
     findings += [_leaf_finding(book, one, fields) for one in unproved]
     return Proved(parts, cuts, findings, readable, differs)
@@ -187,6 +188,18 @@ def _fields_differing(
         if digest != said.columns[name]:
             where = f"{book}:{positions[0]} to {book}:{positions[-1]} field {name}"
             yield Finding("field_differs", where, said.columns[name], digest)
+
+
+def _pages_damaged(path: Path, said: File, book: str) -> Iterator[Finding]:
+    """Say which columns of which rows have pages that are not those that were written."""
+    try:
+        file = ExportFile(path, said)
+    except Unreadable:
+        return
+    for number in range(file.groups):
+        if fields := file.broken_fields(number):
+            why = Unreadable("a page has another checksum", *file.span(number))
+            yield _unreadable(said, book, why, fields)
 
 
 def _parts(begin: int, leaves: Sequence[bytes], ends: Sequence[int]) -> list[Part]:

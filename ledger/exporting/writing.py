@@ -46,7 +46,13 @@ from ledger.transparency.store import Signed
 from ledger.transparency.texts import Malformed
 
 _DIGESTS: Final = b"tidebook.columns"
-_COMPRESSION: Final[dict[str, Any]] = {"compression": "zstd", "compression_level": 3}
+_OPTIONS: Final[dict[str, Any]] = {
+    "compression": "zstd",
+    "compression_level": 3,
+    "use_dictionary": ["book", "topic"],
+    "write_page_checksum": True,
+    "write_statistics": ["position", "at", "topic", "version", "size"],
+}
 
 
 class InUse(Exception):
@@ -174,8 +180,7 @@ def _write(
         after = first - 1 if first > 1 else -1
         tables = _checkpoints(source.checkpoints(after, last), digests)
     rows = 0
-    options = {**_COMPRESSION, "use_dictionary": ["book", "topic"], "write_page_checksum": True}
-    with pq.ParquetWriter(draft, SCHEMAS[kind], **options) as writer:
+    with pq.ParquetWriter(draft, SCHEMAS[kind], **_OPTIONS) as writer:
         for table in tables:
             writer.write_table(table)
             rows += table.num_rows
