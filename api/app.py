@@ -25,6 +25,7 @@ from api.routes import (
     books,
     campaigns,
     coupons,
+    daily,
     development,
     draws,
     fairness,
@@ -77,6 +78,7 @@ ROUTERS: Final = (
     books.router,
     transparency.router,
     receipts.router,
+    daily.router,
     operations.router,
     operations.admin,
 )

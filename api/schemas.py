@@ -30,6 +30,7 @@ from pydantic_core import PydanticCustomError
 
 from api.callers import Role
 from api.currencies import CURRENCIES
+from api.daily.views import DailyProofList
 from api.drawviews import DRAW_VIEWS
 from api.fairness import FairnessReport
 from api.groupviews import GROUP_VIEWS
@@ -614,4 +615,5 @@ REPLIES: Final[tuple[type[msgspec.Struct], ...]] = (
     *GROUP_VIEWS,
     *VIEWS,
     LogView,
+    DailyProofList,
 )

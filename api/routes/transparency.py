@@ -33,9 +33,9 @@ PRIVATE: Final = "private, max-age=31536000, immutable"
 MOMENTARY: Final = "public, max-age=1"
 """A checkpoint is made every second; a cache in front takes the load of those who ask at once."""
 
-_TEXT: Final = "text/plain; charset=utf-8"
+TEXT: Final = "text/plain; charset=utf-8"
 _BYTES: Final = "application/octet-stream"
-_PUBLIC_CODES: Final = (
+PUBLIC_CODES: Final = (
     "not_found",
     "rate_limited",
     "overloaded",
@@ -64,7 +64,7 @@ EXAMPLE: Final = {
 }
 
 
-def _file(description: str, media_type: str) -> dict[int | str, dict[str, Any]]:
+def file_docs(description: str, media_type: str) -> dict[int | str, dict[str, Any]]:
     """Return the documentation of a route that sends a file."""
     return {
         200: {
@@ -90,17 +90,17 @@ async def _not_too_fast(request: Request) -> None:
         raise rate_limited(wait_s)
 
 
-_PACED: Final = [Depends(_not_too_fast)]
+PACED: Final = [Depends(_not_too_fast)]
 
 
 @router.get(
     "/log/{book}",
     summary="Look at a book's log",
     operation_id="get_log",
-    dependencies=_PACED,
+    dependencies=PACED,
     response_class=Response,
     responses={
-        **documentation.problems(_PUBLIC_CODES),
+        **documentation.problems(PUBLIC_CODES),
         **documentation.reply(200, LogView, EXAMPLE),
     },
 )
@@ -130,11 +130,11 @@ async def get_log(request: Request, book: BookName) -> Response:
     "/log/{book}/checkpoint",
     summary="Get the signed head of a book's log",
     operation_id="get_checkpoint",
-    dependencies=_PACED,
+    dependencies=PACED,
     response_class=Response,
     responses={
-        **documentation.problems(_PUBLIC_CODES),
-        **_file("A signed, cosigned checkpoint (C2SP tlog-checkpoint)", _TEXT),
+        **documentation.problems(PUBLIC_CODES),
+        **file_docs("A signed, cosigned checkpoint (C2SP tlog-checkpoint)", TEXT),
     },
 )
 async def get_checkpoint(request: Request, book: BookName) -> Response:
@@ -143,7 +143,7 @@ async def get_checkpoint(request: Request, book: BookName) -> Response:
     note = await service_of(request).read(lambda cursor: store.published(cursor, name))
     if note is None:
         raise not_found()
-    return Response(note.encode(), media_type=_TEXT, headers={"Cache-Control": MOMENTARY})
+    return Response(note.encode(), media_type=TEXT, headers={"Cache-Control": MOMENTARY})
 
 
 @router.get(
@@ -153,7 +153,9 @@ async def get_checkpoint(request: Request, book: BookName) -> Response:
     response_class=Response,
     responses={
         **documentation.problems((*documentation.READ, "not_found")),
-        **_file("A bundle of entries (C2SP tlog-tiles), as `gzip` where it is accepted", _BYTES),
+        **file_docs(
+            "A bundle of entries (C2SP tlog-tiles), as `gzip` where it is accepted", _BYTES
+        ),
     },
     openapi_extra=documentation.signed(),
 )
@@ -183,11 +185,11 @@ async def get_entries(
     "/log/{book}/tile/{level}/{number:path}",
     summary="Get a tile of a log's hashes",
     operation_id="get_tile",
-    dependencies=_PACED,
+    dependencies=PACED,
     response_class=Response,
     responses={
-        **documentation.problems(_PUBLIC_CODES),
-        **_file("A tile of hashes (C2SP tlog-tiles)", _BYTES),
+        **documentation.problems(PUBLIC_CODES),
+        **file_docs("A tile of hashes (C2SP tlog-tiles)", _BYTES),
     },
 )
 async def get_tile(
