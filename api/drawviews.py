@@ -115,6 +115,13 @@ class DrawEntryView(msgspec.Struct, frozen=True):
     signature: str | UnsetType = UNSET
 
 
+class DrawEntryPage(msgspec.Struct, frozen=True):
+    """A person's entries in public draws, the newest draw first."""
+
+    items: list[DrawEntryView]
+    next: str | None
+
+
 class AnnouncedBeacon(msgspec.Struct, frozen=True):
     """The beacon as it is announced."""
 
@@ -172,6 +179,7 @@ class EntryProof(msgspec.Struct, frozen=True):
 DRAW_VIEWS: tuple[type[msgspec.Struct], ...] = (
     PublicDrawView,
     DrawEntryView,
+    DrawEntryPage,
     Announcement,
     EntryProof,
 )

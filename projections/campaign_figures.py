@@ -701,6 +701,14 @@ ORDER BY drafted_at DESC, book DESC, campaign DESC
 LIMIT %(limit)s
 """  # noqa: S608 - names of columns
 
+_WITH_DRAW: Final = f"""
+SELECT {_FIELDS} FROM rm_campaign_figures.campaign
+WHERE terms ? 'public_draw' AND state IN ('open', 'paused', 'closed')
+    AND (drafted_at, book, campaign) < (%s, %s, %s)
+ORDER BY drafted_at DESC, book DESC, campaign DESC
+LIMIT %s
+"""  # noqa: S608 - names of columns
+
 _BEGINNING: Final = """
 SELECT book, campaign FROM rm_campaign_figures.campaign
 WHERE state = 'open'
@@ -736,6 +744,15 @@ def campaigns(
             "limit": limit,
         },
     )
+    return [CampaignFigures._make(row) for row in curs.fetchall()]
+
+
+def with_public_draw(
+    curs: Any, *, after: CampaignCursor | None = None, limit: int
+) -> list[CampaignFigures]:
+    """Return campaigns whose public draw was opened, newest first, after a cursor."""
+    at, book, last = after or ("infinity", "", UUID(int=0))
+    curs.execute(_WITH_DRAW, (at, book, last, limit))
     return [CampaignFigures._make(row) for row in curs.fetchall()]
 
 

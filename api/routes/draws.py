@@ -4,16 +4,17 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from hashlib import sha256
-from typing import Any, Final
+from typing import Annotated, Any, Final
 from uuid import UUID
 
 import msgspec
-from fastapi import APIRouter, Request, Response
+from fastapi import APIRouter, Query, Request, Response
 from msgspec.structs import replace
 
 from api import documentation, examples
 from api.drawviews import (
     Announcement,
+    DrawEntryPage,
     DrawEntryView,
     EntryProof,
     PublicDrawView,
@@ -22,8 +23,9 @@ from api.drawviews import (
 )
 from api.errors import RETRY_SOON, Problem, not_found
 from api.exchange import JSON
-from api.routes.ordinary import CampaignId, Words, add_write, service_of
-from api.routes.reading import Anybody, Tourist, as_json, public_id_of, read_docs
+from api.paging import Page, page_of, read_cursor
+from api.routes.ordinary import CampaignId, Words, add_write, service_of, target_of
+from api.routes.reading import Anybody, Tourist, as_json, public_id_of, read_docs, shown
 from api.schemas import EmptyBody, EntryVoidBody, RegistrationBody
 from api.service import Service
 from api.writes import Asked, Heading, Order, Write, public_id
@@ -40,18 +42,15 @@ from campaigns.draws.winning import ClaimWin
 from campaigns.event_types import MAPPER
 from campaigns.packets.replies import PacketReply
 from campaigns.replies import CAMPAIGN_PREFIX, CouponReply
-from ledger.books import Book, PublicId
+from ledger.books import Book
 from ledger.commit import Fold
-from ledger.history import Positioned, state_of, streams_by_key
+from ledger.history import state_of, streams_by_key
+from projections import campaign_figures as figures
+from projections.campaign_figures import CAMPAIGN_FIGURES
 
 router: Final = APIRouter(tags=["draws"])
 
 Command = tuple[Book, commands.Command]
-
-
-def _target(order: Order[Any]) -> PublicId:
-    assert order.target is not None, "the address of this write names a campaign"
-    return order.target
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,7 +77,7 @@ class _Registration(Write[RegistrationBody]):
 
 
 def _enter(order: Order[RegistrationBody], service: Service) -> Command:
-    target, body = _target(order), order.body
+    target, body = target_of(order), order.body
     return target.book, EnterDraw(
         target.book,
         target.uuid,
@@ -91,13 +90,13 @@ def _enter(order: Order[RegistrationBody], service: Service) -> Command:
 
 
 def _withdraw(order: Order[EmptyBody], _service: Service) -> Command:
-    target = _target(order)
+    target = target_of(order)
     own = entry_id(target.uuid, order.caller.person)
     return target.book, WithdrawEntry(target.book, target.uuid, own)
 
 
 def _void(order: Order[EntryVoidBody], _service: Service) -> Command:
-    target, body = _target(order), order.body
+    target, body = target_of(order), order.body
     entry = public_id(body.entry, ENTRY_PREFIX)
     if entry is None or entry.book != target.book:
         raise not_found()
@@ -105,7 +104,7 @@ def _void(order: Order[EntryVoidBody], _service: Service) -> Command:
 
 
 def _claim(order: Order[EmptyBody], _service: Service) -> Command:
-    target = _target(order)
+    target = target_of(order)
     return target.book, ClaimWin(target.book, target.uuid, order.caller.person)
 
 
@@ -187,28 +186,34 @@ class _Found(msgspec.Struct, frozen=True):
     """Whether each seat that there is was given."""
 
 
-async def _found(request: Request, campaign: str, person: str | None = None) -> _Found:
-    """Return a draw, by primary key and never from a read model; raise `not_found`."""
-    known = public_id_of(request, campaign, CAMPAIGN_PREFIX)
-    own = entry_id(known.uuid, person) if person is not None else None
-    wanted = [known.uuid, draw_id(known.uuid), *([own] if own is not None else [])]
-
-    def look(cursor: Any) -> tuple[dict[UUID, list[Positioned]], tuple[int, int]]:
-        streams = streams_by_key(cursor, known.book, MAPPER, wanted)
-        cursor.execute(_SEATS, (known.book, known.uuid, SEATS_POOL))
-        return streams, cursor.fetchone() or (0, 0)
-
-    streams, (issued, quota) = await service_of(request).in_store(look)
+def _look(cursor: Any, book: Book, campaign: UUID, person: str | None) -> _Found | None:
+    """Return a draw that was opened, by primary key and never from a read model."""
+    own = entry_id(campaign, person) if person is not None else None
+    wanted = [campaign, draw_id(campaign), *([own] if own is not None else [])]
+    streams = streams_by_key(cursor, book, MAPPER, wanted)
+    cursor.execute(_SEATS, (book, campaign, SEATS_POOL))
+    issued, quota = cursor.fetchone() or (0, 0)
 
     def folded(stream: UUID, fold: Fold[Any]) -> Any:
         return state_of(streams.get(stream, ()), fold)
 
-    draw = folded(draw_id(known.uuid), DRAW_FOLD)
+    draw = folded(draw_id(campaign), DRAW_FOLD)
     if draw is None:
-        raise not_found()
+        return None
     entry = folded(own, ENTRY_FOLD) if own is not None else None
     given = draw.held is not None and issued == quota == draw.seats_given
-    return _Found(known.book, folded(known.uuid, CAMPAIGN_FOLD), draw, entry, given)
+    return _Found(book, folded(campaign, CAMPAIGN_FOLD), draw, entry, given)
+
+
+async def _found(request: Request, campaign: str, person: str | None = None) -> _Found:
+    """Return a draw; raise `not_found` where none was opened."""
+    known = public_id_of(request, campaign, CAMPAIGN_PREFIX)
+    found = await service_of(request).in_store(
+        lambda cursor: _look(cursor, known.book, known.uuid, person)
+    )
+    if found is None:
+        raise not_found()
+    return found
 
 
 @router.get(
@@ -257,6 +262,38 @@ async def get_entry(request: Request, campaign: CampaignId, caller: Tourist) -> 
     if found.entry is None:
         raise not_found()
     return as_json(_entry_view(service_of(request), found, found.entry))
+
+
+@router.get(
+    "/v1/draw-entries",
+    summary="List one's own entries in public draws, the newest draw first",
+    operation_id="list_draw_entries",
+    **read_docs(DrawEntryPage, {"items": [examples.DRAW_ENTRY], "next": None}, "invalid_query"),
+)
+async def list_entries(
+    request: Request, caller: Tourist, query: Annotated[Page, Query()]
+) -> Response:
+    """In which lists one is or was, and what was won. A page is of so many draws. For tourists."""
+    after = read_cursor(query.after, figures.CampaignCursor)
+    service = await shown(request, CAMPAIGN_FIGURES)
+    rows = await service.read(
+        lambda cursor: figures.with_public_draw(cursor, after=after, limit=query.limit + 1)
+    )
+    draws, following = page_of(rows, query.limit, _draw_of, figures.cursor_of)
+
+    def look(cursor: Any) -> list[_Found | None]:
+        return [_look(cursor, book, campaign, caller.person) for book, campaign in draws]
+
+    items = [
+        _entry_view(service, found, found.entry)
+        for found in await service.in_store(look)
+        if found is not None and found.entry is not None
+    ]
+    return as_json(DrawEntryPage(items, following))
+
+
+def _draw_of(row: figures.CampaignFigures) -> tuple[Book, UUID]:
+    return Book(row.book), row.campaign
 
 
 @router.get(

@@ -76,6 +76,8 @@ CREATE TABLE campaign (
     )
 ) WITH (fillfactor = 50);
 CREATE INDEX campaign_by_state ON campaign (state, drafted_at, book, campaign);
+CREATE INDEX campaign_with_draw ON campaign (drafted_at, book, campaign)
+    WHERE terms ? 'public_draw' AND state IN ('open', 'paused', 'closed');
 
 -- name: draft
 -- Open a row for each campaign drafted in a batch; its figures follow with the changes.

@@ -151,6 +151,48 @@ def test_a_void_entry_is_refused_under_a_signature(app: App) -> None:
     assert json.loads(statement)["campaign"] == campaign
 
 
+def test_ones_entries_in_all_draws(app: App, recorded: Path) -> None:
+    """Of one's own, the newest draw first, page by page; with what was won, and in which states.
+
+    The figures of the campaign count them.
+    """
+    older = app.open_campaign(quota=2, **terms())
+    for n in (1, 2, 3):
+        assert register(app, older, n).status_code == 201
+    newer = app.open_campaign(quota=2, **terms(draw_at=(DRAW_AT + timedelta(hours=1)).isoformat()))
+    entry = register(app, newer, 1).json()["entry"]
+    body = {"entry": entry, "reason": "a bought account"}
+    voided = app.post(f"/v1/campaigns/{newer}/draw/voids", body, token=app.token("operator"))
+    assert voided.status_code == 200, voided.text
+    hold(app, CLOSES, recorded)
+    hold(app, DRAW_AT, recorded)
+    app.project()
+
+    def listed(n: int, query: str = "") -> Any:
+        found = app.get(f"/v1/draw-entries{query}", token=app.token("tourist", f"person {n}"))
+        assert found.status_code == 200, found.text
+        return found.json()
+
+    page = listed(1, "?limit=1")
+    assert [(one["campaign"], one["state"]) for one in page["items"]] == [(newer, "voided")]
+    assert page["items"][0]["reason"] == "a bought account"
+    rest = listed(1, f"?limit=1&after={page['next']}")
+    assert [one["campaign"] for one in rest["items"]] == [older]
+    assert rest["next"] is None
+    states = [listed(n)["items"][-1]["state"] for n in (1, 2, 3)]
+    assert sorted(states) == ["not_drawn", "won", "won"]
+    assert listed(9) == {"items": [], "next": None}
+
+    def figures(campaign: str) -> Any:
+        path = f"/v1/campaigns/{campaign}/figures"
+        return app.get(path, token=app.token("operator")).json()["public_draw"]
+
+    drawn = figures(older)
+    assert (drawn["registered"], drawn["drawn"], drawn["seats_given"]) == (3, 2, 2)
+    assert figures(newer)["void"] == {"a bought account": 1}
+    assert figures(newer)["in_list"] == 0
+
+
 def test_an_entry_that_an_operator_voids(app: App) -> None:
     """Its person sees why, signed; only operators may."""
     campaign = app.open_campaign(quota=2, **terms())

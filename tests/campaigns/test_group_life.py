@@ -31,6 +31,7 @@ from hypothesis.stateful import (
 
 from campaigns import accounting
 from campaigns import commands as c
+from campaigns.event_types import MAPPER
 from campaigns.groups import commands as g
 from campaigns.groups import group as group_module
 from campaigns.groups import sharing
@@ -44,12 +45,14 @@ from ledger.appending import Capacity
 from ledger.commit import Answer
 from ledger.datastore import Datastore
 from ledger.events import Event
+from ledger.history import History
 from ledger.money import Money
 from projections.registry import PROJECTIONS
 from projections.runner import Runner
 from projections.verification import verify as verify_read_models
 from tests.docs.pages import page
 from tests.support.desk import ALICE, BOB, DRAW_KEY, NOON, person, tourist
+from tests.support.figures import check_figures
 from tests.support.groups import SENDER, GroupDesk, packet_terms, problems
 from tests.support.machines import given_stores, hunt, run
 
@@ -214,6 +217,7 @@ class Groups(RuleBasedStateMachine):
     def teardown(self) -> None:
         """In the end the verification and the read models agree with what is stored."""
         assert problems(self.desk) == []
+        check_figures(History(self.datastore, self.desk.book, MAPPER).entries())
         for desk in self.desks:
             desk.close()
         if not self.read_models_are_checked:

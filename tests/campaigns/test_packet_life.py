@@ -65,6 +65,7 @@ from projections.registry import PROJECTIONS
 from projections.runner import Runner
 from projections.verification import verify
 from tests.support.desk import ALICE, BOB, DRAW_KEY, NOON, SPONSOR, Desk, person, terms_of, tourist
+from tests.support.figures import check_figures
 from tests.support.groups import key
 from tests.support.machines import given_stores, hunt, run
 from tests.support.packets import cny
@@ -224,6 +225,7 @@ class PacketLife(RuleBasedStateMachine):
         history = History(self.datastore, self.book, MAPPER)
         standing = history.standing()
         assert list(verify_book(self.book, history.entries(0, standing.position), standing)) == []
+        check_figures(history.entries(0, standing.position))
         for projection in PROJECTIONS:
             runner = Runner(self.datastore, projection, self.book, "machine")
             while runner.run_once():

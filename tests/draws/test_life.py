@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import itertools
 import tempfile
+from collections import Counter
 from collections.abc import Callable
 from datetime import timedelta
 from hashlib import sha256
@@ -50,6 +51,7 @@ from ledger.datastore import Datastore
 from ledger.history import History
 from tests.draws.stories import CLOSES, DEADLINE, DRAWN_AT, packets, phone, signed
 from tests.support.desk import ALICE, DRAW_KEY, NOON, Desk, person, tourist
+from tests.support.figures import Figures, check_figures
 
 TERMS = packets(Tier(80_000, 1), Tier(20_000, 1), runners_up=2)
 PEOPLE, PHONES = st.integers(1, 6), st.integers(1, 6)
@@ -265,6 +267,7 @@ class PublicDraws(RuleBasedStateMachine):
         standing = history.standing()
         found = verify(self.desk.book, history.entries(0, standing.last), standing)
         assert [str(one) for one in found] == []
+        self.check_figures(check_figures(history.entries(0, standing.last)))
         frozen, drawn = self.happened(DrawFrozen), self.happened(DrawDrawn)
         assert len(frozen) <= 1
         assert len(drawn) <= 1
@@ -275,6 +278,15 @@ class PublicDraws(RuleBasedStateMachine):
             assert frozen[0].entries - frozen[0].withdrawn == in_list
         if drawn:
             self.check_draw(entered, drawn[0])
+
+    def check_figures(self, found: dict[str, Figures]) -> None:
+        """The figures summed to the funds at every position, and end as the model does."""
+        one = found[str(self.campaign)]
+        states = Counter(state for _, state in self.entries.values())
+        in_list = one["registered"] - one["withdrawn"] - one["found_void"]
+        assert (in_list, one["found_void"]) == (states["registered"], states["voided"])
+        assert one["seats"] == len(self.happened(DrawWon))
+        assert one["claimed"] == len(self.claimed)
 
     def check_draw(self, entered: list[DrawEntered], drawn: DrawDrawn) -> None:
         """Whoever has a seat has it by the ranks that anybody can compute."""

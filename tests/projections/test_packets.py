@@ -12,11 +12,13 @@ import pytest
 from campaigns import commands as c
 from campaigns.accounting import postings_of
 from campaigns.coupon import coupon_id
+from campaigns.event_types import MAPPER
 from campaigns.packets import commands as p
 from campaigns.packets.rolling import RollOver
 from campaigns.packets.terms import PacketTerms
 from ledger.datastore import Datastore
 from ledger.events import Actor
+from ledger.history import History
 from ledger.money import Money
 from ledger.postings import TrialBalance
 from projections import campaign_figures as figures
@@ -31,6 +33,7 @@ from projections.runner import Runner
 from projections.verification import verify
 from tests.projections.helpers import catch_up, rows_of
 from tests.support.desk import ALICE, BOB, NOON, Desk, person, terms_of
+from tests.support.figures import check_figures
 
 MALL, CAFE = Actor("merchant", "mall"), Actor("merchant", "cafe")
 SWEEPER = Actor("sweeper", "system")
@@ -114,6 +117,21 @@ def test_figures_are_the_accounts_at_every_position(week: Week, datastore: Datas
     assert (row.claimed, row.held, row.expired, row.wallets_closed) == (3, 0, 2, 1)
     assert (row.paid, row.refunded, row.funded_minor) == (3, 3, 100_000)
     assert row.rolled_minor + row.spent_minor == 100_000
+
+
+def test_a_rule_that_forgets_money_is_seen(
+    week: Week, datastore: Datastore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Control: a payment that leaves what is held as it was, at its very position."""
+    history = History(datastore, week.desk.book, MAPPER)
+    assert check_figures(history.entries())[str(week.campaign)]["held_minor"] == 0
+
+    def forgets(change: figures.Change, event: figures.PacketPaid) -> None:
+        change.spent_minor += event.amount_minor
+
+    monkeypatch.setitem(figures._IN_CAMPAIGN, figures.PacketPaid, forgets)
+    with pytest.raises(AssertionError):
+        check_figures(history.entries())
 
 
 def test_the_next_round_is_funded_by_what_rolled_in(week: Week, datastore: Datastore) -> None:
