@@ -13,7 +13,7 @@ from api.bodies import invalid_body
 from api.errors import FieldError, Problem, not_found
 from api.paging import Page, page_of, read_cursor
 from api.routes.drafting import public_draw_of
-from api.routes.ordinary import CampaignId, Words, add_write
+from api.routes.ordinary import CampaignId, Words, add_write, target_of
 from api.routes.reading import Anybody, Staff, as_json, public_id_of, read_docs, shown
 from api.schemas import (
     ApprovalBody,
@@ -40,7 +40,7 @@ from campaigns.campaign import Intake, Terms
 from campaigns.packets.replies import PacketReply
 from campaigns.packets.terms import PacketTerms, Split, Tier
 from campaigns.replies import CAMPAIGN_PREFIX, CampaignReply, CouponReply, EntryReply
-from ledger.books import Book, PublicId
+from ledger.books import Book
 from ledger.money import Money
 from projections import campaign_figures as figures
 from projections.campaign_figures import CAMPAIGN_FIGURES
@@ -48,11 +48,6 @@ from projections.campaign_figures import CAMPAIGN_FIGURES
 router: Final = APIRouter(tags=["campaigns"])
 
 Command = tuple[Book, commands.Command]
-
-
-def _target(order: Order[Any]) -> PublicId:
-    assert order.target is not None, "the address of this write names a campaign"
-    return order.target
 
 
 def _money(amount: BudgetBody) -> Money:
@@ -173,7 +168,7 @@ def _intake(body: DraftBody) -> Intake | None:
 
 
 def _propose(order: Order[FundingBody], _service: Service) -> Command:
-    book, campaign, body = _target(order).book, _target(order).uuid, order.body
+    book, campaign, body = target_of(order).book, target_of(order).uuid, order.body
     return book, commands.ProposeFunding(
         book,
         campaign,
@@ -185,32 +180,32 @@ def _propose(order: Order[FundingBody], _service: Service) -> Command:
 
 
 def _approve(order: Order[ApprovalBody], _service: Service) -> Command:
-    book, campaign, body = _target(order).book, _target(order).uuid, order.body
+    book, campaign, body = target_of(order).book, target_of(order).uuid, order.body
     return book, commands.ApproveFunding(book, campaign, body.quota, _money(body.budget))
 
 
 def _open(order: Order[EmptyBody], service: Service) -> Command:
-    target = _target(order)
+    target = target_of(order)
     return target.book, commands.OpenCampaign(target.book, target.uuid, service.draw_key)
 
 
 def _pause(order: Order[ReasonBody], _service: Service) -> Command:
-    target = _target(order)
+    target = target_of(order)
     return target.book, commands.PauseCampaign(target.book, target.uuid, order.body.reason)
 
 
 def _resume(order: Order[EmptyBody], _service: Service) -> Command:
-    target = _target(order)
+    target = target_of(order)
     return target.book, commands.ResumeCampaign(target.book, target.uuid)
 
 
 def _close(order: Order[ReasonBody], _service: Service) -> Command:
-    target = _target(order)
+    target = target_of(order)
     return target.book, commands.CloseCampaign(target.book, target.uuid, order.body.reason)
 
 
 def _claim(order: Order[EmptyBody], service: Service) -> Command:
-    target = _target(order)
+    target = target_of(order)
     person = order.caller.person
     return target.book, commands.ClaimCoupon(target.book, target.uuid, person, service.draw_key)
 

@@ -9,7 +9,7 @@ from fastapi import APIRouter, Query, Request, Response
 from api import examples
 from api.errors import not_found
 from api.paging import Page, page_of, read_cursor
-from api.routes.ordinary import CouponId, Words, add_write
+from api.routes.ordinary import CouponId, Words, add_write, merchant_of, target_of
 from api.routes.reading import Anybody, Tourist, as_json, public_id_of, read_docs, shown
 from api.schemas import ReasonBody, RedemptionBody, RefundBody
 from api.service import Service
@@ -17,7 +17,7 @@ from api.views import CouponView, WalletPage, coupon_view, worth_view
 from api.writes import Order, Write
 from campaigns import commands
 from campaigns.replies import COUPON_PREFIX, EndingReply, RedemptionReply, RefundReply
-from ledger.books import Book, PublicId
+from ledger.books import Book
 from ledger.money import Money
 from projections import wallets
 from projections.wallets import WALLETS
@@ -27,22 +27,12 @@ router: Final = APIRouter(tags=["coupons"])
 Command = tuple[Book, commands.Command]
 
 
-def _target(order: Order[Any]) -> PublicId:
-    assert order.target is not None, "the address of this write names a coupon"
-    return order.target
-
-
-def _merchant(order: Order[Any]) -> str:
-    assert order.caller.merchant is not None, "the role merchant names a merchant"
-    return order.caller.merchant
-
-
 def _redeem(order: Order[RedemptionBody], _service: Service) -> Command:
-    target, body = _target(order), order.body
+    target, body = target_of(order), order.body
     return target.book, commands.RedeemCoupon(
         target.book,
         target.uuid,
-        merchant=_merchant(order),
+        merchant=merchant_of(order.caller),
         shop=body.shop,
         order=body.order,
         order_total=Money(body.order_total.amount_minor, body.order_total.currency),
@@ -50,14 +40,14 @@ def _redeem(order: Order[RedemptionBody], _service: Service) -> Command:
 
 
 def _refund(order: Order[RefundBody], _service: Service) -> Command:
-    target, body = _target(order), order.body
+    target, body = target_of(order), order.body
     return target.book, commands.RefundCoupon(
-        target.book, target.uuid, _merchant(order), body.order, body.reason
+        target.book, target.uuid, merchant_of(order.caller), body.order, body.reason
     )
 
 
 def _void(order: Order[ReasonBody], _service: Service) -> Command:
-    target = _target(order)
+    target = target_of(order)
     return target.book, commands.VoidCoupon(target.book, target.uuid, order.body.reason)
 
 

@@ -23,7 +23,7 @@ from api.groupviews import (
     purse_view,
 )
 from api.paging import Page, page_of, read_cursor
-from api.routes.ordinary import CampaignId, GroupId, PurseId, Words, add_write
+from api.routes.ordinary import CampaignId, GroupId, PurseId, Words, add_write, target_of
 from api.routes.reading import Anybody, Staff, Tourist, as_json, public_id_of, read_docs, shown
 from api.schemas import FillingBody, GroupBody, MoneyBody, PurseBody, ReasonBody, ShareBody
 from api.service import Service
@@ -47,7 +47,7 @@ from campaigns.groups.replies import (
 )
 from campaigns.groups.sharing import code_of
 from campaigns.replies import CAMPAIGN_PREFIX
-from ledger.books import Book, PublicId
+from ledger.books import Book
 from ledger.money import Money
 from projections import groups
 from projections.groups import GROUPS, GroupAt, ShareAt
@@ -57,33 +57,28 @@ router: Final = APIRouter(tags=["group packets"])
 Command = tuple[Book, commands.Command]
 
 
-def _target(order: Order[Any]) -> PublicId:
-    assert order.target is not None, "the address of this write names a thing"
-    return order.target
-
-
 def _money(amount: MoneyBody) -> Money:
     return Money(amount.amount_minor, amount.currency)
 
 
 def _propose(order: Order[PurseBody], _service: Service) -> Command:
-    book, campaign, body = _target(order).book, _target(order).uuid, order.body
+    book, campaign, body = target_of(order).book, target_of(order).uuid, order.body
     return book, ProposeFilling(book, campaign, body.person, _money(body.amount))
 
 
 def _approve(order: Order[FillingBody], service: Service) -> Command:
-    target = _target(order)
+    target = target_of(order)
     amount = _money(order.body.amount)
     return target.book, ApproveFilling(target.book, target.uuid, amount, service.draw_key)
 
 
 def _empty(order: Order[ReasonBody], _service: Service) -> Command:
-    target = _target(order)
+    target = target_of(order)
     return target.book, EmptyPurse(target.book, target.uuid, order.body.reason)
 
 
 def _send(order: Order[GroupBody], service: Service) -> Command:
-    target, caller, body = _target(order), order.caller, order.body
+    target, caller, body = target_of(order), order.caller, order.body
     return target.book, SendGroup(
         target.book,
         target.uuid,
@@ -100,7 +95,7 @@ def _send(order: Order[GroupBody], service: Service) -> Command:
 
 
 def _take(order: Order[ShareBody], service: Service) -> Command:
-    target = _target(order)
+    target = target_of(order)
     return target.book, TakeShare(
         target.book, target.uuid, order.caller.person, order.body.code, service.draw_key
     )

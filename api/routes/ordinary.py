@@ -10,52 +10,28 @@ import msgspec
 from fastapi import APIRouter, Path, Request, Response
 
 from api import documentation
+from api.callers import Caller
 from api.exchange import Incoming, Reply
 from api.service import Service
-from api.writes import SUCCESS, Write
+from api.writes import SUCCESS, Order, Write
 from campaigns.refusals import PRECEDENCE
+from ledger.books import PublicId
 
-CampaignId = Annotated[
-    str,
-    Path(
-        description="A campaign's id.",
-        examples=["cmp_main_0f8fad5bd9cb5c1a8a5f3b1c2d3e4f50"],
-        json_schema_extra={"pattern": "^cmp_[a-z][a-z0-9]{0,15}_[0-9a-f]{32}$"},
-    ),
-]
-CouponId = Annotated[
-    str,
-    Path(
-        description="A coupon's id.",
-        examples=["cpn_main_7c9e6679742558de944be07fc1f90ae7"],
-        json_schema_extra={"pattern": "^cpn_[a-z][a-z0-9]{0,15}_[0-9a-f]{32}$"},
-    ),
-]
 
-PurseId = Annotated[
-    str,
-    Path(
-        description="A purse's id.",
-        examples=["prs_main_9d2b1c0e7a3f5d4e8b6c2a1f0e9d8c7b"],
-        json_schema_extra={"pattern": "^prs_[a-z][a-z0-9]{0,15}_[0-9a-f]{32}$"},
-    ),
-]
-GroupId = Annotated[
-    str,
-    Path(
-        description="A group packet's id.",
-        examples=["grp_main_4e6f8a1b3c5d5e7f9a0b2c4d6e8f0a1b"],
-        json_schema_extra={"pattern": "^grp_[a-z][a-z0-9]{0,15}_[0-9a-f]{32}$"},
-    ),
-]
-PacketId = Annotated[
-    str,
-    Path(
-        description="A packet's id.",
-        examples=["pkt_main_2b1f0a7e5d3c5e8f9a6b4c2d1e0f9a8b"],
-        json_schema_extra={"pattern": "^pkt_[a-z][a-z0-9]{0,15}_[0-9a-f]{32}$"},
-    ),
-]
+def _id_in_path(thing: str, prefix: str, number: str) -> Any:
+    """Return what is said of an id in an address."""
+    return Path(
+        description=f"A {thing}'s id.",
+        examples=[f"{prefix}_main_{number}"],
+        json_schema_extra={"pattern": f"^{prefix}_[a-z][a-z0-9]{{0,15}}_[0-9a-f]{{32}}$"},
+    )
+
+
+CampaignId = Annotated[str, _id_in_path("campaign", "cmp", "0f8fad5bd9cb5c1a8a5f3b1c2d3e4f50")]
+CouponId = Annotated[str, _id_in_path("coupon", "cpn", "7c9e6679742558de944be07fc1f90ae7")]
+PurseId = Annotated[str, _id_in_path("purse", "prs", "9d2b1c0e7a3f5d4e8b6c2a1f0e9d8c7b")]
+GroupId = Annotated[str, _id_in_path("group packet", "grp", "4e6f8a1b3c5d5e7f9a0b2c4d6e8f0a1b")]
+PacketId = Annotated[str, _id_in_path("packet", "pkt", "2b1f0a7e5d3c5e8f9a6b4c2d1e0f9a8b")]
 
 Success = tuple[str, type[msgspec.Struct], Any]
 """The code of a success, its reply and an example."""
@@ -92,6 +68,18 @@ def call_of(request: Request) -> Incoming:
     """Return the call as the front of the application has read it."""
     call: Incoming = request.scope["tidebook.call"]
     return call
+
+
+def target_of(order: Order[Any]) -> PublicId:
+    """Return the thing that a write is about, where its address names one."""
+    assert order.target is not None, "the address of this write names a thing"
+    return order.target
+
+
+def merchant_of(caller: Caller) -> str:
+    """Return the merchant that a caller of that role is."""
+    assert caller.merchant is not None, "the role merchant names a merchant"
+    return caller.merchant
 
 
 def as_response(reply: Reply) -> Response:

@@ -10,7 +10,7 @@ from api import examples
 from api.callers import Caller
 from api.errors import not_found
 from api.paging import Page, page_of, read_cursor
-from api.routes.ordinary import PacketId, Words, add_write
+from api.routes.ordinary import PacketId, Words, add_write, merchant_of, target_of
 from api.routes.reading import (
     Anybody,
     Merchant,
@@ -41,7 +41,7 @@ from campaigns.packets.replies import (
     PaymentReply,
 )
 from campaigns.replies import PACKET_PREFIX
-from ledger.books import Book, PublicId
+from ledger.books import Book
 from ledger.money import Money
 from projections import packets
 from projections.packets import PACKETS, HeldPacket
@@ -49,36 +49,26 @@ from projections.packets import PACKETS, HeldPacket
 router: Final = APIRouter(tags=["packets"])
 
 
-def _target(order: Order[Any]) -> PublicId:
-    assert order.target is not None, "the address of this write names a packet"
-    return order.target
-
-
-def _merchant(caller: Caller) -> str:
-    assert caller.merchant is not None, "the role merchant names a merchant"
-    return caller.merchant
-
-
 def _pay(order: Order[PaymentBody], _service: Service) -> tuple[Book, Command]:
-    target, body = _target(order), order.body
+    target, body = target_of(order), order.body
     total = Money(body.total.amount_minor, body.total.currency)
-    merchant = _merchant(order.caller)
+    merchant = merchant_of(order.caller)
     command = PayFromPacket(target.book, target.uuid, merchant, body.shop, body.order, total)
     return target.book, command
 
 
 def _refund(order: Order[PaymentRefundBody], _service: Service) -> tuple[Book, Command]:
-    target, body = _target(order), order.body
+    target, body = target_of(order), order.body
     amount = None
     if body.amount is not None:
         amount = Money(body.amount.amount_minor, body.amount.currency)
-    merchant = _merchant(order.caller)
+    merchant = merchant_of(order.caller)
     command = RefundPayment(target.book, target.uuid, merchant, body.order, amount, body.reason)
     return target.book, command
 
 
 def _close_wallet(order: Order[ReasonBody], _service: Service) -> tuple[Book, Command]:
-    target = _target(order)
+    target = target_of(order)
     return target.book, CloseWallet(target.book, target.uuid, order.body.reason)
 
 
@@ -215,7 +205,7 @@ async def get_statement(
     version = 0 if after is None else after.version
     limit = query.limit + 1
     if caller.role == "merchant":
-        own = _merchant(caller)
+        own = merchant_of(caller)
         rows = await service.read(
             lambda cursor: packets.statement_at(
                 cursor, row.book, row.packet, own, after=version, limit=limit
@@ -250,7 +240,7 @@ async def list_payments(
     service = await shown(request, PACKETS)
     rows = await service.read(
         lambda cursor: packets.payments_at(
-            cursor, _merchant(caller), after=after, limit=query.limit + 1
+            cursor, merchant_of(caller), after=after, limit=query.limit + 1
         )
     )
     return as_json(PaymentPage(*page_of(rows, query.limit, till_view, packets.till_cursor_of)))
