@@ -14,6 +14,7 @@ import typer
 from api.cli import (
     access,
     daily,
+    deciding,
     drawing,
     exporting,
     fairness,
