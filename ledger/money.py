@@ -69,3 +69,25 @@ def check_currency(code: str) -> str:
     if not _CURRENCY.fullmatch(code):
         raise MoneyError("a currency is three capital letters of ISO 4217")
     return code
+
+
+_DIGITS: Final = {
+    **dict.fromkeys(("BIF", "CLP", "DJF", "GNF", "ISK", "JPY", "KMF", "KRW", "PYG"), 0),
+    **dict.fromkeys(("RWF", "UGX", "VND", "VUV", "XAF", "XOF", "XPF"), 0),
+    **dict.fromkeys(("BHD", "IQD", "JOD", "KWD", "LYD", "OMR", "TND"), 3),
+}
+"""Currencies of ISO 4217 whose minor unit is not a hundredth."""
+
+
+def minor_digits(currency: str) -> int:
+    """Return how many digits after the point the major unit of a currency has."""
+    return _DIGITS.get(currency, 2)
+
+
+def in_major_units(amount_minor: int, currency: str, separator: str = "") -> str:
+    """Return an amount as people write it: `-1,234.50` for -123450 CNY with a comma between."""
+    digits = minor_digits(currency)
+    whole, rest = divmod(abs(amount_minor), 10**digits)
+    sign = "-" if amount_minor < 0 else ""
+    text = f"{whole:,}".replace(",", separator)
+    return f"{sign}{text}.{rest:0{digits}}" if digits else f"{sign}{text}"

@@ -41,13 +41,13 @@ _POSITION: Final = re.compile(r"\d{1,19}", re.ASCII)
 _PSEUDONYM: Final = re.compile(r"[0-9a-f]{32}", re.ASCII)
 
 
-def parse_until(text: str) -> int | datetime:
-    """Return the position or the instant (UTC) that `--until` names; raise `Trouble`."""
+def parse_until(text: str, option: str = "--until") -> int | datetime:
+    """Return the position or the instant (UTC) that an option names; raise `Trouble`."""
     if _POSITION.fullmatch(text) and int(text) <= POSITION_MAX:
         return int(text)
     if re.fullmatch(r"[+-]?\d+", text):
-        raise Trouble(f"--until: a position is a whole number from 0 on, not {text}")
-    return parse_instant(text, "--until", "a position or ")
+        raise Trouble(f"{option}: a position is a whole number from 0 on, not {text}")
+    return parse_instant(text, option, "a position or ")
 
 
 def parse_instant(text: str, option: str, other: str = "") -> datetime:
