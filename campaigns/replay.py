@@ -28,7 +28,7 @@ from campaigns.coupon import (
     CouponVoided,
     coupon_id,
 )
-from campaigns.draws.draw import DRAW_EVENTS
+from campaigns.draws.draw import DRAW_EVENTS, DRAW_FOLD, PublicDraw, draw_id
 from campaigns.draws.entry import (
     ENTRY_EVENTS,
     DrawEntered,
@@ -41,10 +41,11 @@ from campaigns.groups.group import (
     GROUP_FOLD,
     Group,
     GroupClosed,
+    GroupGivenUp,
     GroupFunded,
     GroupShareTaken,
 )
-from campaigns.groups.purse import PURSE_EVENTS
+from campaigns.groups.purse import PURSE_EVENTS, PURSE_FOLD, Purse, PurseFillingProposed
 from campaigns.holding import HOLDING_FOLD, Holding
 from campaigns.intake import is_winner
 from campaigns.packets.packet import (
@@ -233,7 +234,7 @@ class BookAt:
                 case GroupShareTaken():
                     counts.shares_taken += 1
                     counts.taken_minor += event.amount_minor
-                case GroupClosed():
+                case GroupClosed() | GroupGivenUp():
                     counts.open -= 1
                     counts.returned_minor += event.returned_minor
                 case _:
@@ -350,6 +351,18 @@ def group_life(history: History, group: UUID, until: int) -> Life[Group]:
     events = history.stream(group, until)
     is_group = events and isinstance(events[0].event, GroupFunded)
     return _life(events, GROUP_FOLD) if is_group else []
+
+
+def purse_life(history: History, purse: UUID, until: int) -> Life[Purse]:
+    """Return a purse's steps up to a position; none when nobody asked for money for it yet."""
+    events = history.stream(purse, until)
+    is_purse = events and isinstance(events[0].event, PurseFillingProposed)
+    return _life(events, PURSE_FOLD) if is_purse else []
+
+
+def draw_life(history: History, campaign: UUID, until: int) -> Life[PublicDraw]:
+    """Return the steps of a campaign's public draw; none when it was not opened yet."""
+    return _life(history.stream(draw_id(campaign), until), DRAW_FOLD)
 
 
 def shown_state(history: History, coupon: Coupon, until: int) -> str:

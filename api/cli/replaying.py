@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+from bisect import bisect_right
 from datetime import datetime
 from typing import TYPE_CHECKING, Annotated, Any, Final
 
@@ -55,6 +57,12 @@ def replay(
     group: Annotated[
         str | None, typer.Option(metavar="GRP", help="One group packet, step by step.")
     ] = None,
+    purse: Annotated[
+        str | None, typer.Option(metavar="PRS", help="One purse, step by step.")
+    ] = None,
+    draw: Annotated[
+        str | None, typer.Option(metavar="CMP", help="The public draw of a campaign.")
+    ] = None,
     campaign: Annotated[
         str | None, typer.Option(metavar="CMP", help="One campaign, step by step.")
     ] = None,
@@ -68,30 +76,49 @@ def replay(
             help="A person's coupons and packets, by verified identity and this home's key."
         ),
     ] = None,
+    step: Annotated[
+        bool, typer.Option("--step", help="Show one step at a time: Enter goes on, q ends.")
+    ] = False,
     home: Home = None,
     as_json: AsJson = False,
 ) -> int:
     """Show the state at any past instant or position: of all, or of one thing or person.
 
     All: every event is folded, and coupons, packets, groups, money and campaigns are counted. One
-    thing: only its own events are read, so that it takes no longer in a large book.
+    thing: only its own events are read, so that it takes no longer in a large book: each step with
+    who caused it, under which version of the campaign, and the money that it moved. A time is by
+    the ledger's own clock, which every event carries.
 
     Examples:
     * `tidebook replay --until 2026-05-01T20:00:00+08:00`
     * `tidebook replay --until 1000 --json`
-    * `tidebook replay --coupon cpn_main_3f2c…`
+    * `tidebook replay --coupon cpn_main_3f2c… --step`
     * `tidebook replay --identity alice --until 2026-05-01T12:00:00Z`
     """
     moment = None if until is None else parse_until(until)
-    wanted = _Wanted(book, coupon, packet, group, campaign, person, identity)
+    things = (coupon, packet, group, purse, draw, campaign)
+    wanted = _Wanted(book, things, person, identity)
     settings = stores.load_settings(home)
     with stores.store(settings) as datastore:
         document, show = wanted.replay(datastore, settings, moment)
     if as_json:
         output.print_json(document)
-    else:
-        show()
+        return 0
+    if step:
+        document["step"] = True
+    show()
     return 0
+
+
+_THINGS: Final = {
+    "--coupon": "cpn",
+    "--packet": "pkt",
+    "--group": "grp",
+    "--purse": "prs",
+    "--draw": "cmp",
+    "--campaign": "cmp",
+}
+"""Option that names one thing → how its public id begins."""
 
 
 class _Wanted:
@@ -100,31 +127,22 @@ class _Wanted:
     def __init__(
         self,
         book: str | None,
-        coupon: str | None,
-        packet: str | None,
-        group: str | None,
-        campaign: str | None,
+        things: tuple[str | None, ...],
         person: str | None,
         identity: str | None,
     ) -> None:
-        given = {
-            "--coupon": coupon,
-            "--packet": packet,
-            "--group": group,
-            "--campaign": campaign,
-            "--person": person,
-            "--identity": identity,
-        }
+        given = dict(zip(_THINGS, things, strict=True))
+        given |= {"--person": person, "--identity": identity}
         names = [name for name, value in given.items() if value is not None]
         if len(names) > 1:
             raise Trouble(f"{' and '.join(names)}: only one of them can be given")
         self.person = None if person is None else parse_person(person)
         self.identity = identity
-        self.coupon = _public_id("--coupon", coupon, "cpn")
-        self.packet = _public_id("--packet", packet, "pkt")
-        self.group = _public_id("--group", group, "grp")
-        self.campaign = _public_id("--campaign", campaign, "cmp")
-        own = self.coupon or self.packet or self.group or self.campaign
+        self.thing = next((name for name in _THINGS if given[name] is not None), None)
+        own = None
+        if self.thing is not None:
+            own = public_id(self.thing, given[self.thing], _THINGS[self.thing])
+        self.own = own
         if own is not None and book not in (None, own.book):
             raise Trouble(f"--book: {names[0]} {own} is in the book {own.book}, not in {book}")
         self.book = own.book if own is not None else book or "main"
@@ -136,16 +154,12 @@ class _Wanted:
 
         stores.chosen_books(datastore, [self.book])
         history = History(datastore, self.book, MAPPER)
-        until = _position(history, moment)
+        until = position_of(history, moment)
         head = _head_of(history, until)
-        if self.coupon is not None:
-            return _coupon(history, self.coupon, until, head)
-        if self.packet is not None:
-            return _packet(history, self.packet, until, head)
-        if self.group is not None:
-            return _group(history, self.group, until, head)
-        if self.campaign is not None:
-            return _campaign(history, self.campaign, until, head)
+        if self.thing is not None:
+            show = _SHOWS[self.thing]
+            document, print_it = show(history, self.own, until, head)
+            return document, print_it
         if self.identity is not None:
             from api.callers import Pseudonyms
 
@@ -155,7 +169,8 @@ class _Wanted:
         return _all(history, until, head)
 
 
-def _public_id(option: str, text: str | None, prefix: str) -> Any:
+def public_id(option: str, text: str | None, prefix: str) -> Any:
+    """Return the public id that an option names; raise `Trouble`."""
     from ledger.books import MalformedId, PublicId
 
     if text is None:
@@ -167,7 +182,8 @@ def _public_id(option: str, text: str | None, prefix: str) -> Any:
         raise Trouble(f"{option}: an id has the form {form}, not {text[:64]!r}") from None
 
 
-def _position(history: History, moment: int | datetime | None) -> int:
+def position_of(history: History, moment: int | datetime | None) -> int:
+    """Return the position that `--until` names, the head without it; raise `Trouble`."""
     head = history.head()
     if moment is None:
         return head
@@ -201,7 +217,7 @@ def _coupon(history: History, coupon: Any, until: int, head: dict[str, Any]) -> 
 
     life = coupon_life(history, coupon.uuid, until)
     state = _coupon_state(history, life[-1].state, until) if life else None
-    document = head | {"coupon": str(coupon), "state": state, "life": _steps(life)}
+    document = head | {"coupon": str(coupon), "state": state, "life": _steps(history, life)}
     return document, lambda: _print_life(document, "coupon", "was not claimed")
 
 
@@ -210,7 +226,7 @@ def _packet(history: History, packet: Any, until: int, head: dict[str, Any]) -> 
 
     life = packet_life(history, packet.uuid, until)
     state = _packet_state(history, life[-1].state) if life else None
-    document = head | {"packet": str(packet), "state": state, "life": _steps(life)}
+    document = head | {"packet": str(packet), "state": state, "life": _steps(history, life)}
     return document, lambda: _print_life(document, "packet", "was not claimed")
 
 
@@ -226,7 +242,7 @@ def _group(history: History, group: Any, until: int, head: dict[str, Any]) -> tu
 
     life = group_life(history, group.uuid, until)
     state = _group_state(life[-1].state) if life else None
-    document = head | {"group": str(group), "state": state, "life": _steps(life)}
+    document = head | {"group": str(group), "state": state, "life": _steps(history, life)}
     return document, lambda: _print_life(document, "group", "was not sent")
 
 
@@ -244,7 +260,7 @@ def _campaign(history: History, campaign: Any, until: int, head: dict[str, Any])
 
     life = campaign_life(history, campaign.uuid, until)
     state = campaign_reply(campaign.book, life[-1].state) if life else None
-    document = head | {"campaign": str(campaign), "state": state, "life": _steps(life)}
+    document = head | {"campaign": str(campaign), "state": state, "life": _steps(history, life)}
     return document, lambda: _print_life(document, "campaign", "was not drafted")
 
 
@@ -259,14 +275,41 @@ def _coupon_state(history: History, coupon: Any, until: int) -> dict[str, Any]:
     return _fields(reply) | shown | {"person": coupon.person} | used
 
 
-def _steps(life: Life[Any]) -> list[dict[str, Any]]:
+def _purse(history: History, purse: Any, until: int, head: dict[str, Any]) -> tuple[Any, Any]:
+    from campaigns.groups.replies import purse_reply
+    from campaigns.replay import purse_life
+    from ledger.books import Book
+
+    life = purse_life(history, purse.uuid, until)
+    state = purse_reply(Book(history.book), life[-1].state) if life else None
+    document = head | {"purse": str(purse), "state": state, "life": _steps(history, life)}
+    return document, lambda: _print_life(document, "purse", "was not asked for")
+
+
+def _draw(history: History, campaign: Any, until: int, head: dict[str, Any]) -> tuple[Any, Any]:
+    from campaigns.replay import draw_life
+
+    life = draw_life(history, campaign.uuid, until)
+    state = None
+    if life:
+        fields = _fields(life[-1].state)
+        del fields["id"], fields["version"], fields["campaign"]
+        state = fields | {"state": life[-1].state.state}
+    document = head | {"draw": str(campaign), "state": state, "life": _steps(history, life)}
+    return document, lambda: _print_life(document, "draw", "had no public draw")
+
+
+def _steps(history: History, life: Life[Any]) -> list[dict[str, Any]]:
+    versions = _versions(history, life)
     return [
         {
             "position": step.position,
             "at": step.event.at,
             "event": step.event.TOPIC,
             "by": step.event.by.role,
-            "state": step.state.state,
+            "actor": step.event.by.id,
+            "campaign_version": bisect_right(versions, step.position),
+            "state": _after(step.state),
             "moved": [
                 {
                     "from": one.credit,
@@ -280,6 +323,21 @@ def _steps(life: Life[Any]) -> list[dict[str, Any]]:
     ]
 
 
+def _versions(history: History, life: Life[Any]) -> list[int]:
+    """Return the positions of a thing's campaign: the rules of a step are those by then."""
+    if not life:
+        return []
+    first = life[0].event
+    campaign = getattr(first, "campaign", first.originator_id)
+    return [position for position, _ in history.stream(campaign, life[-1].position)]
+
+
+def _after(state: Any) -> str:
+    """Return a state in a word; a purse has none but what is in it."""
+    word: str = getattr(state, "state", "")
+    return word or f"{state.balance_minor:,} {state.currency}"
+
+
 def _print_life(document: dict[str, Any], kind: str, absent: str) -> None:
     console = output.console()
     console.print(_line(document))
@@ -287,21 +345,55 @@ def _print_life(document: dict[str, Any], kind: str, absent: str) -> None:
         console.print(f"{document[kind]} {absent} by then.")
         return
     console.print(f"{document[kind]} is {document['life'][-1]['state']}.", style="bold")
-    steps = output.table(
-        None, "position", "at", "event", "by", "then", "money moved", numbers=("position",)
-    )
+    if document.get("step"):
+        _walk(document["life"])
+        return
+    columns = ("position", "at", "event", "by", "version", "then", "money moved")
+    steps = output.table(None, *columns, numbers=("position", "version"))
     for step in document["life"]:
-        steps.add_row(
-            f"{step['position']:,}",
-            _instant(step["at"]),
-            step["event"],
-            step["by"],
-            step["state"],
-            "; ".join(
-                f"{_money(one['amount'])} {one['from']} → {one['to']}" for one in step["moved"]
-            ),
-        )
+        steps.add_row(*_cells(step))
     console.print(steps)
+
+
+def _cells(step: dict[str, Any]) -> tuple[str, ...]:
+    """Return the cells of a step: of people and operators the first digits are enough here."""
+    actor = step["actor"] if len(step["actor"]) <= _SHORT else f"{step['actor'][:8]}…"
+    moved = (f"{_money(one['amount'])} {one['from']} → {one['to']}" for one in step["moved"])
+    return (
+        f"{step['position']:,}",
+        _instant(step["at"]),
+        step["event"],
+        f"{step['by']} {actor}",
+        str(step["campaign_version"]),
+        step["state"],
+        "; ".join(moved),
+    )
+
+
+_SHORT: Final = 16
+"""Names of merchants and of the service's own processes are shown whole."""
+
+
+def _walk(life: list[dict[str, Any]]) -> None:
+    """Show one step at a time, until there is none left or the reader has seen enough."""
+    console = output.console()
+    for number, step in enumerate(life, 1):
+        position, at, event, by, version, then, moved = _cells(step)
+        console.print(f"{number}/{len(life)}  {position}  {at}", style="bold")
+        console.print(f"  {event} by {by}, under version {version} of the campaign")
+        console.print(f"  then {then}" + (f"; {moved}" if moved else ""))
+        if number < len(life) and sys.stdin.readline().strip().lower().startswith("q"):
+            return
+
+
+_SHOWS: Final = {
+    "--coupon": _coupon,
+    "--packet": _packet,
+    "--group": _group,
+    "--purse": _purse,
+    "--draw": _draw,
+    "--campaign": _campaign,
+}
 
 
 # A person

@@ -22,6 +22,7 @@ from campaigns.draws import entry as e
 from campaigns.draws import holding, registering, winning
 from campaigns.draws.announcing import announcement_of
 from campaigns.draws.beacon import Beacon
+from campaigns.draws.enrolling import EnterMany, Registration
 from campaigns.groups import commands as g
 from campaigns.groups import group as gg
 from campaigns.groups import purse as gp
@@ -30,6 +31,8 @@ from campaigns.intake import hold
 from campaigns.packets import commands as p
 from campaigns.packets import packet as pk
 from campaigns.packets import rolling
+from campaigns.persons import commands as pc
+from campaigns.persons import person as ps
 from campaigns.replaying.lists import Lists
 from campaigns.replaying.world import World
 from ledger.books import Book
@@ -51,6 +54,7 @@ REASONS: Final[dict[str, str]] = {
     "unreadable": "an event of the streams that it looks at cannot be read",
     "unknown": "what it refers to is not in the record",
     "unrecorded": "the refusal is kept, and what was asked for is not",
+    "void": "the reply to a batch names who was void, and of them nothing else is recorded",
 }
 """Why a request is not decided again."""
 
@@ -81,6 +85,8 @@ def command_of(events: Sequence[Event], view: World, sources: Sources) -> c.Comm
         if len(events) < 2 or not isinstance(events[1], gg.GroupFunded):
             raise NotAsked("unknown")
         return _send(first, events[1], sources)
+    if isinstance(first, e.DrawEntered) and is_batch(first):
+        return _enter_many(events, sources)
     if type(first) not in _OTHERS:
         raise NotAsked("unknown")
     return _OTHERS[type(first)](first, view, sources)
@@ -133,6 +139,12 @@ def _emptied(book: Book, one: gp.PurseEmptied) -> c.Command:
     return g.SweepPurse(book, one.originator_id)
 
 
+def _request_erasure(book: Book, one: ps.ErasureRequested) -> c.Command:
+    if isinstance(one.basis, str):
+        return pc.ApproveErasure(book, one.person, one.basis)
+    return pc.RequestErasure(book, one.person)
+
+
 _SIMPLE: Final[dict[type[Event], Callable[[Book, Any], c.Command]]] = {
     k.CampaignDrafted: _draft,
     k.CampaignPaused: lambda book, one: c.PauseCampaign(book, one.originator_id, one.reason),
@@ -162,6 +174,13 @@ _SIMPLE: Final[dict[type[Event], Callable[[Book, Any], c.Command]]] = {
     e.DrawEntryVoided: lambda book, one: registering.VoidEntry(
         book, one.campaign, one.originator_id, one.reason
     ),
+    ps.ParticularsKept: lambda book, one: pc.KeepParticulars(book, one.person, one.sealed),
+    ps.ParticularsInspected: lambda book, one: pc.InspectParticulars(
+        book, one.person, tuple(one.fields), one.purpose
+    ),
+    ps.ErasureProposed: lambda book, one: pc.ProposeErasure(book, one.person, one.basis),
+    ps.ErasureRequested: _request_erasure,
+    ps.PersonErased: lambda book, one: pc.RecordErasure(book, one.person),
     d.DrawMovedUp: lambda book, one: holding.MoveUp(book, one.campaign),
 }
 
@@ -240,6 +259,26 @@ def _enter(one: e.DrawEntered, _: World, sources: Sources) -> c.Command:
     return registering.EnterDraw(
         sources.book, one.campaign, one.person, one.phone, region, operator, _retorted
     )
+
+
+def is_batch(one: e.DrawEntered) -> bool:
+    """Whether somebody else registered a person, as one of a batch."""
+    return one.by.id != one.person
+
+
+def _enter_many(events: Sequence[Event], sources: Sources) -> c.Command:
+    """Who was void in the batch is not in the record, and changes nothing for the others."""
+    entered = [event for event in events if isinstance(event, e.DrawEntered)]
+    rows = [
+        Registration(
+            one.person,
+            one.phone,
+            one.region if isinstance(one.region, str) else None,
+            one.operator if isinstance(one.operator, str) else None,
+        )
+        for one in entered
+    ]
+    return EnterMany(sources.book, entered[0].campaign, rows, _retorted)
 
 
 def _freeze(one: d.DrawFrozen | d.DrawVoided, view: World, sources: Sources) -> c.Command:

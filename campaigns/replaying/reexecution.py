@@ -19,12 +19,12 @@ from campaigns.campaign import CampaignDrafted
 from campaigns.commands import Call
 from campaigns.coupon import CouponClaimed, coupon_id
 from campaigns.drawing import entrants
-from campaigns.draws.entry import entry_id
+from campaigns.draws.entry import DrawEntered, entry_id
 from campaigns.event_types import MAPPER
 from campaigns.granting import tell
 from campaigns.packets.sharing import WrongSplitKey
 from campaigns.refusals import RenderRefusal
-from campaigns.replaying.asking import NotAsked, Sources, command_of, no_draw_key
+from campaigns.replaying.asking import NotAsked, Sources, command_of, is_batch, no_draw_key
 from campaigns.replaying.decisions import Recorded, recorded_decisions
 from campaigns.replaying.lists import Lists
 from campaigns.replaying.refused import (
@@ -194,6 +194,10 @@ class Reexecution:
         else:
             told = tell(self._history.book, last) if entry.request is not None else None
             code, body = told or ("none", b"{}")
+        first = recorded.events[0]
+        if isinstance(first, DrawEntered) and is_batch(first) and b'"void":[]' not in body:
+            self.tally.skipped["void"] += 1
+            return
         where = f"{self._where(entry)} reply"
         if code != verdict.code:
             yield Finding("reply_otherwise", f"{where} field code", verdict.code, code)

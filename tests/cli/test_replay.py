@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import io
 from datetime import timedelta
 
 import pytest
 
 from ledger.books import Book, PublicId
+from ledger.datastore import Datastore
 from tests.cli.conftest import Tidebook
+from tests.draws import stories as draws
 from tests.support.desk import NOON, Desk, person
+from tests.support.groups import GroupDesk
 from tests.support.story import AFTER_VALIDITY, Story
 
 
@@ -147,3 +151,49 @@ def test_everything_in_words(tidebook: Tidebook) -> None:
     assert said.out.startswith("Book main at position 32, 2026-05-04T12:00:00Z\n")
     assert "Money: debits minus credits" in said.out
     assert "Spring" in said.out
+
+
+def test_steps_tell_who_and_under_which_version(tidebook: Tidebook, story: Story) -> None:
+    """The role and the pseudonym of whoever caused a step, and the campaign's version by then."""
+    life = tidebook("replay", "--coupon", coupon(story.used), "--json").document["life"]
+    assert [(step["by"], step["actor"]) for step in life] == [
+        ("tourist", person(1)),
+        ("merchant", "cafe"),
+        ("merchant", "cafe"),
+        ("merchant", "bar"),
+    ]
+    assert {step["campaign_version"] for step in life} == {4}
+    own = PublicId("cmp", Book("main"), story.spring)
+    steps = tidebook("replay", "--campaign", own, "--json").document["life"]
+    assert [step["campaign_version"] for step in steps] == list(range(1, len(steps) + 1))
+
+
+def test_one_step_at_a_time(
+    tidebook: Tidebook, story: Story, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Enter goes on and q ends, as a reader would press them."""
+    monkeypatch.setattr("sys.stdin", io.StringIO("\nq\n"))
+    text = tidebook("replay", "--coupon", coupon(story.used), "--step").out
+    assert "1/4 " in text
+    assert "2/4 " in text
+    assert "3/4 " not in text
+    assert "coupon.redeemed by merchant cafe, under version 4 of the campaign" in text
+
+
+def test_one_purse_and_one_draw(tidebook: Tidebook, datastore: Datastore) -> None:
+    """What is in a purse after each step, and where a public draw stands."""
+    groups = GroupDesk(datastore)
+    purse = groups.purse(1_000)
+    groups.sent(purse, 2, 300)
+    drawn = groups.opened(2, draws.COUPONS, key="drawn")
+    groups.close()
+    own = PublicId("prs", Book("main"), purse)
+    said = tidebook("replay", "--purse", own, "--json").document
+    assert said["state"]["balance"] == {"amount_minor": 700, "currency": "CNY"}
+    assert [step["state"] for step in said["life"]] == ["0 CNY", "1,000 CNY", "700 CNY"]
+    assert "purse.sent" in tidebook("replay", "--purse", own).out
+    campaign = PublicId("cmp", Book("main"), drawn)
+    held = tidebook("replay", "--draw", campaign, "--json").document
+    assert (held["state"]["state"], len(held["life"])) == ("registering", 1)
+    none = PublicId("cmp", Book("main"), purse)
+    assert "had no public draw by then" in tidebook("replay", "--draw", none).out
