@@ -41,7 +41,6 @@ from campaigns.groups.group import (
     GROUP_FOLD,
     Group,
     GroupClosed,
-    GroupGivenUp,
     GroupFunded,
     GroupShareTaken,
 )
@@ -234,7 +233,7 @@ class BookAt:
                 case GroupShareTaken():
                     counts.shares_taken += 1
                     counts.taken_minor += event.amount_minor
-                case GroupClosed() | GroupGivenUp():
+                case GroupClosed():
                     counts.open -= 1
                     counts.returned_minor += event.returned_minor
                 case _:
