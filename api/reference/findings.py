@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from api.daily.checking import DAILY_CODES
 from api.reference.markdown import code, document, table
 from campaigns.verification import RULE_CODES
 from campaigns.wallets.reconciliation import RECONCILIATION_CODES
@@ -22,6 +23,10 @@ _MODELS = """\
 The live rows of every projection are compared with a fresh fold, row for row
 (`projections/verification.py`)."""
 
+_DAILY = """\
+`tidebook daily-proof check` adds the daily proofs up again from the events
+([daily proofs](../daily-proofs.md#checking-them))."""
+
 _WALLETS = """\
 `tidebook reconcile` compares the wallet operator's statement with the journal of instructions and
 the ledger ([wallets](../wallets.md#reconciliation))."""
@@ -37,6 +42,7 @@ def page() -> str:
         *("## The log", _LOG, _codes(LOG_CODES)),
         *("## The rules", _RULES, _codes(RULE_CODES)),
         *("## The projections", _MODELS),
+        *("## The daily proofs", _DAILY, _codes(DAILY_CODES)),
         *("## The wallets", _WALLETS, _codes(RECONCILIATION_CODES)),
     )
 

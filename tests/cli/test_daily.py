@@ -43,7 +43,7 @@ def test_days_are_proved_and_checked(
     alone = ("daily-proof", "check", "--notes", folder, "--statement-key", key)
     assert tidebook(*alone).status == 0
     first = folder / "2026-05-01.note"
-    first.write_text(first.read_text().replace("redeemed 1", "redeemed 2", 1))
+    first.write_text(first.read_text().replace("\nissued ", "\nissued 9", 1))
     assert tidebook(*alone).status == 1
     with as_owner(database_url) as curs:
         curs.execute(
