@@ -3,7 +3,8 @@
 Whatever grows with the number of events lies in a temporary SQLite database that spills to disk, so
 a book of millions of events takes tens of MiB. Only campaigns and accounts of sponsors, pots and
 merchants are held in memory. Findings are values; none is ever swallowed, and an event that this
-module does not know is a finding, not something to skip.
+module does not know is a finding, not something to skip. Packets, purses and groups are a chapter
+of their own (`loadtest/packets.py`), and so are public draws (`loadtest/publicdraws.py`).
 """
 
 from __future__ import annotations
@@ -11,10 +12,15 @@ from __future__ import annotations
 import json
 import sqlite3
 from collections import Counter, defaultdict
-from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
 from hashlib import sha256
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
+
+from loadtest import packets, publicdraws
+from loadtest.feed import campaign_of, flat, instant, plain_id, pot_of, stream_of
+from loadtest.packets import Packets
+from loadtest.publicdraws import PublicDraws
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
@@ -42,12 +48,21 @@ TOLD: Final = {
     "coupon.refunded": ("merchant", "order", "amount_minor", "currency"),
 }
 """What an answer about an event has to tell as the event does, beside its time and its coupon."""
+OF_PERSONS: Final = (
+    "person.particulars_kept",
+    "person.particulars_inspected",
+    "person.erasure_requested",
+    "person.erasure_proposed",
+    "person.erased",
+)
+"""Events about people, which move nothing."""
 CACHE_KIB: Final = 64 * 1024
 """Pages of the temporary tables that may lie in memory; the others are on disk."""
 
 _TABLES: Final = """
 DROP TABLE IF EXISTS temp.coupon;
 DROP TABLE IF EXISTS temp.holder;
+DROP TABLE IF EXISTS temp.stream;
 DROP TABLE IF EXISTS temp.span;
 DROP TABLE IF EXISTS temp.effect;
 CREATE TEMP TABLE coupon (
@@ -57,6 +72,7 @@ CREATE TEMP TABLE coupon (
 CREATE TEMP TABLE holder (
     campaign TEXT, person TEXT, claimed INT, minor INT, PRIMARY KEY (campaign, person)
 ) WITHOUT ROWID;
+CREATE TEMP TABLE stream (id TEXT PRIMARY KEY, version INT) WITHOUT ROWID;
 CREATE TEMP TABLE span (
     what TEXT, thing TEXT, since INT, until INT, PRIMARY KEY (what, thing, since)
 ) WITHOUT ROWID;
@@ -86,6 +102,8 @@ _HELD: Final = """
 INSERT INTO holder VALUES (?1, ?2, ?3, ?4) ON CONFLICT DO UPDATE
 SET claimed = claimed + ?3, minor = minor + ?4 RETURNING claimed, minor
 """
+_VERSION: Final = "SELECT version FROM stream WHERE id = ?"
+_NEXT: Final = "INSERT OR REPLACE INTO stream VALUES (?, ?)"
 _EFFECT: Final = "INSERT OR IGNORE INTO effect VALUES (?, ?, ?, ?, ?, ?, ?, ?)"
 _SPAN_BEGINS: Final = "INSERT OR IGNORE INTO span VALUES (?, ?, ?, ?)"
 _SPAN_ENDS: Final = "UPDATE span SET until = ? WHERE what = ? AND thing = ? AND until = ?"
@@ -139,6 +157,16 @@ class Campaign:
     seed: str = ""
     threshold: str = ""
     to_give: int = 0
+    is_packet: bool = False
+    tiers: dict[int, int] = field(default_factory=dict)
+    """Amount → packets of it that were not claimed yet."""
+    split: tuple[int, int] | None = None
+    """A sum, and the number of packets that share it."""
+    split_commitment: str = ""
+    awards: int = 0
+    """Packets that were claimed from the pot, and what they held."""
+    awards_minor: int = 0
+    public_draw: bool = False
 
 
 class _Coupon(NamedTuple):
@@ -198,7 +226,7 @@ class Books(Judge):
         self.shelf.execute("PRAGMA temp_store = FILE")
         self.shelf.execute(f"PRAGMA temp.cache_size = {-CACHE_KIB}")
         self.shelf.execute("PRAGMA temp.journal_mode = OFF")
-        self.shelf.executescript(_TABLES)
+        self.shelf.executescript(_TABLES + packets.TABLES + publicdraws.TABLES)
         self.shelf.create_function("rank_of", 2, rank_of, deterministic=True)
         self.campaigns: dict[str, Campaign] = {}
         self.balances: defaultdict[tuple[str, str], int] = defaultdict(int)
@@ -223,7 +251,10 @@ class Books(Judge):
             "coupon.reclaimed": self._returned,
             "coupon.expired": self._returned,
             "coupon.voided": self._returned,
+            **dict.fromkeys(OF_PERSONS, self.check_stream),
         }
+        self.packets, self.draws = Packets(self), PublicDraws(self)
+        self._apply |= self.packets.rules | self.draws.rules
 
     def add(self, event: Json) -> None:
         """Check one event against all that came before it."""
@@ -240,11 +271,18 @@ class Books(Judge):
     def _keep_effect(self, event: Json) -> None:
         """Keep what was done for whom by which key, for `loadtest/testimony.py`."""
         topic, key = event["topic"], event.get("why", {}).get("key")
-        place = (event["position"], topic, _stream(event), _of(event), event["person"], key)
+        place = (
+            event["position"],
+            topic,
+            stream_of(event),
+            campaign_of(event),
+            event["person"],
+            key,
+        )
         detail = json.dumps([event.get(name) for name in TOLD.get(topic, ())])
-        self._put(_EFFECT, *place, event["at"], detail)
+        self.put(_EFFECT, *place, event["at"], detail)
 
-    def _put(self, statement: str, *values: Any) -> None:
+    def put(self, statement: str, *values: Any) -> None:
         self.shelf.execute(statement, values)
 
     # --- order ------------------------------------------------------------------------------
@@ -257,31 +295,39 @@ class Books(Judge):
         self.check("time does not run back", event["at"] >= self._at, event["at"])
         self._at = event["at"]
 
-    def _check_version(self, event: Json, before: int) -> None:
+    def check_version(self, event: Json, before: int) -> None:
         version = event["version"]
-        detail = f"{_stream(event)} version {version}"
+        detail = f"{stream_of(event)} version {version}"
         self.check("versions are dense", version == before + 1, detail)
+
+    def check_stream(self, event: Json) -> None:
+        """Check the version of an event in a stream whose versions are kept here."""
+        stream = stream_of(event)
+        row = self.shelf.execute(_VERSION, (stream,)).fetchone()
+        self.check_version(event, row[0] if row is not None else 0)
+        self.put(_NEXT, stream, event["version"])
 
     # --- campaigns --------------------------------------------------------------------------
 
-    def _campaign(self, event: Json) -> Campaign:
-        campaign = _of(event)
+    def campaign(self, event: Json) -> Campaign:
+        campaign = campaign_of(event)
         known = campaign in self.campaigns
         self.check("campaigns are drafted first", known, campaign)
         return self.campaigns.setdefault(campaign, Campaign())
 
-    def _turned(self, event: Json) -> Campaign:
+    def turned(self, event: Json) -> Campaign:
         """The campaign whose own event this is, one version further."""
-        campaign = self._campaign(event)
-        self._check_version(event, campaign.version)
+        campaign = self.campaign(event)
+        self.check_version(event, campaign.version)
         campaign.version = event["version"]
         return campaign
 
     def _drafted(self, event: Json) -> None:
-        self._check_version(event, 0)
+        self.check_version(event, 0)
         terms = event["terms"]
-        intake = terms.get("intake") or {}
-        self.campaigns[_stream(event)] = Campaign(
+        intake, packet = terms.get("intake") or {}, terms.get("packet") or {}
+        split = packet.get("split")
+        self.campaigns[stream_of(event)] = Campaign(
             limit=terms["per_person_limit"],
             restock=terms["restock"],
             currency=terms.get("currency", ""),
@@ -292,14 +338,20 @@ class Books(Judge):
             intake_s=intake.get("seconds") or 0.0,
             rate_per_s=intake.get("rate_per_s") or 0,
             version=event["version"],
+            is_packet=terms.get("kind") == "packet",
+            tiers={tier["amount_minor"]: tier["count"] for tier in packet.get("tiers", ())},
+            split=(split["total_minor"], split["count"]) if split else None,
+            public_draw=bool(terms.get("public_draw")),
         )
-        self._mark("not_open", _stream(event), holds=True)
+        if terms.get("public_draw"):
+            self.draws.drafted(stream_of(event), terms["public_draw"])
+        self._mark("not_open", stream_of(event), holds=True)
 
     def _proposed(self, event: Json) -> None:
-        self._turned(event)
+        self.turned(event)
 
     def _funded(self, event: Json) -> None:
-        campaign = self._turned(event)
+        campaign = self.turned(event)
         change = event["budget_minor"] - campaign.budget_minor
         self.check(
             "funding adds up",
@@ -309,37 +361,38 @@ class Books(Judge):
         )
         campaign.quota, campaign.budget_minor = event["quota"], event["budget_minor"]
         campaign.currency = event["currency"]
-        self._move(event, f"sponsor:{event['sponsor']}", _pot(event), change)
-        self._check_stock(campaign, _of(event))
+        self.move(event, f"sponsor:{event['sponsor']}", pot_of(event), change)
+        self.check_stock(campaign, campaign_of(event))
         if campaign.state == "draft":
             campaign.state = "funded"
 
     def _opened(self, event: Json) -> None:
-        campaign = self._turned(event)
+        campaign = self.turned(event)
         self.check("a closed campaign stays closed", campaign.state != "closed", event["topic"])
         campaign.state = "open"
         campaign.commitment = event.get("seed_commitment", campaign.commitment)
-        self._mark("not_open", _of(event), holds=False)
+        campaign.split_commitment = event.get("split_commitment", campaign.split_commitment)
+        self._mark("not_open", campaign_of(event), holds=False)
         if campaign.commitment and not campaign.seed:
-            self._mark("draw_pending", _of(event), holds=True)
+            self._mark("draw_pending", campaign_of(event), holds=True)
 
     def _paused(self, event: Json) -> None:
-        self._turned(event).state = "paused"
-        self._mark("not_open", _of(event), holds=True)
+        self.turned(event).state = "paused"
+        self._mark("not_open", campaign_of(event), holds=True)
 
     def _closed(self, event: Json) -> None:
-        self._turned(event).state = "closed"
-        self._mark("not_open", _of(event), holds=True)
+        self.turned(event).state = "closed"
+        self._mark("not_open", campaign_of(event), holds=True)
 
     def _intake_closed(self, event: Json) -> None:
-        campaign = self._turned(event)
+        campaign = self.turned(event)
         campaign.places, campaign.intake_closed = event["places"], event["position"]
         left = campaign.quota - campaign.issued
         self.check("a draw has as many places as coupons", campaign.places <= left, f"{left} left")
 
     def _drawn(self, event: Json) -> None:
         """Draw once more: the seed, everybody who entered, and the rank of the last winner."""
-        campaign, name, seed = self._turned(event), _of(event), event["seed"]
+        campaign, name, seed = self.turned(event), campaign_of(event), event["seed"]
         committed = sha256(bytes.fromhex(seed)).hexdigest() == campaign.commitment
         self.check("a draw shows the seed that it committed to", committed, seed)
         entered, digest = 0, sha256()
@@ -364,13 +417,13 @@ class Books(Judge):
         self._mark("draw_pending", name, holds=campaign.to_give > 0)
 
     def _budget_reclaimed(self, event: Json) -> None:
-        campaign, amount = self._turned(event), event["amount_minor"]
+        campaign, amount = self.turned(event), event["amount_minor"]
         free = campaign.budget_minor - campaign.granted_minor
         self.check("a close reclaims what is free", amount == free, f"{amount} of {free}")
         campaign.budget_minor -= amount
-        self._move(event, _pot(event), f"sponsor:{event['sponsor']}", amount)
+        self.move(event, pot_of(event), f"sponsor:{event['sponsor']}", amount)
 
-    def _check_stock(self, campaign: Campaign, name: str) -> None:
+    def check_stock(self, campaign: Campaign, name: str) -> None:
         """Nothing beyond stock or budget; remember since when there is nothing left."""
         issued, quota = campaign.issued, campaign.quota
         granted, budget = campaign.granted_minor, campaign.budget_minor
@@ -384,34 +437,57 @@ class Books(Judge):
         mark = (what, thing)
         if holds and mark not in self._open_spans:
             self._open_spans.add(mark)
-            self._put(_SPAN_BEGINS, what, thing, self.position, FOREVER)
+            self.put(_SPAN_BEGINS, what, thing, self.position, FOREVER)
         elif not holds and mark in self._open_spans:
             self._open_spans.remove(mark)
-            self._put(_SPAN_ENDS, self.position, what, thing, FOREVER)
+            self.put(_SPAN_ENDS, self.position, what, thing, FOREVER)
 
     # --- coupons ----------------------------------------------------------------------------
 
     def _claimed(self, event: Json) -> None:
-        name, campaign = _of(event), self._campaign(event)
-        person, face, stream = event["person"], event["face_minor"], _stream(event)
-        if event.get("drawn"):
-            self._check_win(campaign, stream)
+        name, campaign, face = campaign_of(event), self.campaign(event), event["face_minor"]
+        campaign.claimed += 1
+        self.check_claim(event, campaign, face)
+        self.take(event, campaign, face)
+        self._issue(event, name, stream_of(event))
+        self.move(event, pot_of(event), (name, event["person"]), face)
+
+    def check_claim(self, event: Json, campaign: Campaign, worth_minor: int) -> None:
+        """Whether somebody may have a coupon or packet of a campaign, and one more of them."""
+        name, person = campaign_of(event), event["person"]
+        if event.get("drawn") and not campaign.public_draw:
+            self._check_win(campaign, stream_of(event))
             self._mark("draw_pending", name, holds=campaign.to_give > 0)
         else:
             self.check("claims only while open", campaign.state == "open", campaign.state)
+        if campaign.public_draw:
+            self.draws.claimed(event, worth_minor)
         [(count, _)] = self.shelf.execute(_HELD, (name, person, 1, 0)).fetchall()
         self.check(
             "the limit per person",
             event["n"] == count <= campaign.limit,
             f"{person} claims number {event['n']} of {campaign.limit}",
         )
-        campaign.claimed += 1
+
+    def take(self, event: Json, campaign: Campaign, minor: int) -> None:
+        """One piece and its money are granted."""
         campaign.issued += 1
         campaign.most_issued = max(campaign.most_issued, campaign.issued)
-        campaign.granted_minor += face
-        self._check_stock(campaign, name)
-        self._issue(event, name, stream)
-        self._move(event, _pot(event), (name, person), face)
+        campaign.granted_minor += minor
+        self.check_stock(campaign, campaign_of(event))
+
+    def give_back(
+        self, event: Json, source: str | tuple[str, str], minor: int, pieces: int = 0
+    ) -> None:
+        """Money goes back to the pot or the sponsor, as the event says; it is granted no more."""
+        campaign, target = self.campaign(event), pot_of(event)
+        campaign.granted_minor -= minor
+        campaign.issued -= pieces
+        if event["to"] == "sponsor":
+            campaign.budget_minor -= minor
+            target = f"sponsor:{event['sponsor']}"
+        self.check_stock(campaign, campaign_of(event))
+        self.move(event, source, target, minor)
 
     def _check_win(self, campaign: Campaign, stream: str) -> None:
         """Whoever wins drew a rank that wins, and no more win than there are to be given."""
@@ -422,7 +498,7 @@ class Books(Judge):
         self.check("no more win than were drawn", campaign.to_give >= 0, stream)
 
     def _entered(self, event: Json) -> None:
-        campaign = self._campaign(event)
+        campaign = self.campaign(event)
         self.check("entries only while open", campaign.state == "open", campaign.state)
         campaign.entrants += 1
         ends = intake_ends(campaign)
@@ -431,43 +507,43 @@ class Books(Judge):
             not campaign.intake_closed and ends is not None and instant(event["at"]) < ends,
             f"at {event['at']}, the intake ends at {ends}",
         )
-        self._issue(event, _of(event), _stream(event), ENTERED)
+        self._issue(event, campaign_of(event), stream_of(event), ENTERED)
 
     def _issue(self, event: Json, campaign: str, stream: str, state: str = "held") -> None:
         """A new coupon or entry; a coupon may follow on its own entry."""
         row = self.shelf.execute(_COUPON, (stream,)).fetchone()
         rule = "a coupon is claimed once"
         if row is None:
-            self._check_version(event, 0)
+            self.check_version(event, 0)
             worth = (event["face_minor"], event["threshold_minor"], state)
             rest = (event["version"], event.get("valid_until", ""))
-            self._put(_NEW_COUPON, stream, campaign, event["person"], *worth, *rest)
+            self.put(_NEW_COUPON, stream, campaign, event["person"], *worth, *rest)
             self.checked(rule, 1)
             return
         entry = _Coupon(*row)
         self.check(rule, (entry.state, state) == (ENTERED, "held"), stream)
         if entry.state == ENTERED:
-            self._check_version(event, entry.version)
+            self.check_version(event, entry.version)
             self._change(event, state)
 
     def _coupon(self, event: Json, *states: str) -> _Coupon:
-        stream = _stream(event)
+        stream = stream_of(event)
         row = self.shelf.execute(_COUPON, (stream,)).fetchone()
         self.check("coupons are claimed first", row is not None, stream)
         if row is None:
-            return _Coupon(_of(event), event["person"], 0, 0)
+            return _Coupon(campaign_of(event), event["person"], 0, 0)
         coupon = _Coupon(*row)
-        self._check_version(event, coupon.version)
+        self.check_version(event, coupon.version)
         self.check(f"{event['topic']} only when {states}", coupon.state in states, coupon.state)
         self.check(
             "a coupon keeps its holder and campaign",
-            (coupon.person, coupon.campaign) == (event["person"], _of(event)),
+            (coupon.person, coupon.campaign) == (event["person"], campaign_of(event)),
             stream,
         )
         return coupon
 
     def _change(self, event: Json, state: str, merchant: str = "", order: str = "") -> None:
-        self._put(_CHANGED, state, merchant, order, event["version"], _stream(event))
+        self.put(_CHANGED, state, merchant, order, event["version"], stream_of(event))
 
     def _redeemed(self, event: Json) -> None:
         coupon = self._coupon(event, "held")
@@ -480,9 +556,9 @@ class Books(Judge):
         )
         merchant = event["merchant"]
         self._change(event, "redeemed", merchant, event["order"])
-        self._put(_SPAN_BEGINS, "already_redeemed", _stream(event), self.position, FOREVER)
+        self.put(_SPAN_BEGINS, "already_redeemed", stream_of(event), self.position, FOREVER)
         holder = (coupon.campaign, coupon.person)
-        self._move(event, holder, f"merchant:{merchant}", discount)
+        self.move(event, holder, f"merchant:{merchant}", discount)
 
     def _refunded(self, event: Json) -> None:
         coupon, amount = self._coupon(event, "redeemed"), event["amount_minor"]
@@ -493,32 +569,23 @@ class Books(Judge):
             f"{event['merchant']} {event['order']}",
         )
         self._change(event, "held")
-        self._put(_SPAN_ENDS, self.position, "already_redeemed", _stream(event), FOREVER)
+        self.put(_SPAN_ENDS, self.position, "already_redeemed", stream_of(event), FOREVER)
         holder = (coupon.campaign, coupon.person)
-        self._move(event, f"merchant:{event['merchant']}", holder, amount)
+        self.move(event, f"merchant:{event['merchant']}", holder, amount)
 
     def _returned(self, event: Json) -> None:
         """Reclaimed, expired or voided: the value leaves the holder for good."""
-        coupon, campaign = self._coupon(event, "held"), self._campaign(event)
-        amount, name = event["amount_minor"], _of(event)
+        coupon, campaign = self._coupon(event, "held"), self.campaign(event)
+        amount, state = event["amount_minor"], event["topic"].partition(".")[2]
         self.check("all of a coupon returns", amount == coupon.face_minor, str(amount))
-        state = event["topic"].partition(".")[2]
         self._change(event, state)
-        self._put(_SPAN_BEGINS, f"coupon_{state}", _stream(event), self.position, FOREVER)
-        campaign.granted_minor -= amount
-        if campaign.restock:
-            campaign.issued -= 1
-        if event["to"] == "sponsor":
-            campaign.budget_minor -= amount
-            target = f"sponsor:{event['sponsor']}"
-        else:
-            target = _pot(event)
-        self._check_stock(campaign, name)
-        self._move(event, (coupon.campaign, coupon.person), target, amount)
+        self.put(_SPAN_BEGINS, f"coupon_{state}", stream_of(event), self.position, FOREVER)
+        holder = (coupon.campaign, coupon.person)
+        self.give_back(event, holder, amount, pieces=1 if campaign.restock else 0)
 
     # --- money ------------------------------------------------------------------------------
 
-    def _move(
+    def move(
         self, event: Json, source: str | tuple[str, str], target: str | tuple[str, str], minor: int
     ) -> None:
         """Move money; only a sponsor, who brings it from outside, may stand below zero.
@@ -547,7 +614,7 @@ class Books(Judge):
                 self.check("every winner gets a coupon", given, f"{campaign.to_give} of {name}")
 
     def check_conservation(self) -> None:
-        """At the end: what sponsors gave is in pots, with holders and with merchants."""
+        """At the end: what sponsors gave is in pots, purses, groups, with holders or merchants."""
         totals: defaultdict[str, int] = defaultdict(int)
         for (_, currency), balance in self.balances.items():
             totals[currency] += balance
@@ -560,6 +627,7 @@ class Books(Judge):
             self.check("money is conserved", total == 0, f"{total} {currency}")
         worth = self._number("SELECT coalesce(sum(face_minor), 0) FROM coupon WHERE state = 'held'")
         self.check("holders hold their coupons' worth", held == worth, f"{held} ≠ {worth}")
+        self.packets.check_conservation()
 
     # --- what the fold knows ----------------------------------------------------------------
 
@@ -625,21 +693,26 @@ class Books(Judge):
         self.check("campaigns are drafted first", stock is not None, campaign)
         if stock is None:
             return
-        states = self.states(plain_id(campaign))
         money = figures["money"]
         said = {
             "quota": figures["quota"],
-            **{state: figures["coupons"][state] for state in ("claimed", *STATES)},
             "pot": money["pot"]["amount_minor"],
             "held money": money["held"]["amount_minor"],
         }
         folded = {
             "quota": stock.quota,
             "claimed": stock.claimed,
-            **{state: states.get(state, (0, 0))[0] for state in STATES},
             "pot": stock.budget_minor - stock.granted_minor,
-            "held money": states.get("held", (0, 0))[1],
         }
+        if stock.is_packet:
+            said["purses"] = money["purses"]["amount_minor"]
+            folded |= self.packets.figures(plain_id(campaign))
+        else:
+            states = self.states(plain_id(campaign))
+            folded |= {state: states.get(state, (0, 0))[0] for state in STATES}
+            folded["held money"] = states.get("held", (0, 0))[1]
+        counts = figures["packets" if stock.is_packet else "coupons"]
+        said |= {name: counts[name] for name in folded.keys() - said.keys()}
         for name, expected in folded.items():
             self.check(
                 "figures equal the fold",
@@ -648,7 +721,7 @@ class Books(Judge):
             )
 
     def merchants(self) -> list[str]:
-        """Everybody who ever redeemed a coupon."""
+        """Everybody who ever redeemed a coupon or took a payment."""
         accounts = {account for account, _ in self.balances}
         return sorted(a.removeprefix("merchant:") for a in accounts if a.startswith("merchant:"))
 
@@ -668,16 +741,6 @@ class Books(Judge):
             )
 
 
-def plain_id(public_id: str) -> str:
-    """The 32 hex digits by which a thing is the same in answers and in events."""
-    return public_id.replace("-", "").rpartition("_")[2]
-
-
-def instant(text: str) -> datetime:
-    """An instant as events and answers write it."""
-    return datetime.fromisoformat(text).astimezone(UTC)
-
-
 def intake_ends(campaign: Campaign) -> datetime | None:
     """When a lottery takes no more entries; None where there is no lottery."""
     if campaign.intake != "lottery" or not campaign.claim_from:
@@ -688,12 +751,6 @@ def intake_ends(campaign: Campaign) -> datetime | None:
 def rank_of(seed: str, coupon: str) -> str:
     """What a coupon's id draws with a seed, both and the rank in hex digits: the lowest win."""
     return sha256(bytes.fromhex(seed + coupon)).hexdigest()
-
-
-def flat(event: Json) -> Json:
-    """An event of the feed with what its state says beside its place in the book."""
-    state: Json = event["state"]
-    return {**state, **event}
 
 
 def fold(events: Iterable[Json], shelf: sqlite3.Connection | None = None) -> Books:
@@ -708,16 +765,3 @@ def fold(events: Iterable[Json], shelf: sqlite3.Connection | None = None) -> Boo
     books.check_draws()
     books.check_conservation()
     return books
-
-
-def _stream(event: Json) -> str:
-    return plain_id(event["stream"])
-
-
-def _of(event: Json) -> str:
-    """The campaign that an event is about."""
-    return plain_id(event["campaign"]) if "campaign" in event else _stream(event)
-
-
-def _pot(event: Json) -> str:
-    return f"campaign:{_of(event)}"

@@ -16,8 +16,9 @@ from datetime import datetime
 from heapq import heappop, heappush
 from typing import TYPE_CHECKING, Final
 
-from loadtest.books import Campaign, instant, plain_id, rank_of
+from loadtest.books import Campaign, rank_of
 from loadtest.chance import unevenness
+from loadtest.feed import instant, plain_id
 from loadtest.testimony import CLOCKS_S, SPANS
 
 if TYPE_CHECKING:

@@ -22,7 +22,8 @@ import json
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any, Final
 
-from loadtest.books import FOREVER, TOLD, Campaign, instant, intake_ends, plain_id
+from loadtest.books import FOREVER, TOLD, Campaign, intake_ends
+from loadtest.feed import instant, plain_id
 
 if TYPE_CHECKING:
     import sqlite3

@@ -11,8 +11,8 @@ import json
 from collections.abc import Callable, Generator
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
-from loadtest.books import plain_id
 from loadtest.driver import build_request
+from loadtest.feed import plain_id
 
 if TYPE_CHECKING:
     import random

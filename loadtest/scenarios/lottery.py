@@ -13,7 +13,7 @@ from functools import partial
 from hashlib import sha256
 from typing import TYPE_CHECKING, Any, Final
 
-from loadtest.books import plain_id
+from loadtest.feed import plain_id
 from loadtest.scenarios.curves import Release, arrivals
 from loadtest.scenarios.plan import SOLD, Plan, Size
 from loadtest.scenarios.rush import repeat

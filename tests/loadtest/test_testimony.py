@@ -11,7 +11,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from loadtest.books import FOREVER, fold, plain_id
+from loadtest.books import FOREVER, fold
+from loadtest.feed import plain_id
 from loadtest.recording import Recording, Times
 from loadtest.testimony import bound_positions, check_answers
 from loadtest.visits import (
