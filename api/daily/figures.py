@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 from datetime import UTC, date, datetime, time, timedelta
+from functools import lru_cache
 from hashlib import sha256
 from typing import Final, NamedTuple
 from uuid import UUID
@@ -191,6 +192,7 @@ def proof_of(book: str, campaign: str, sums: Sums, end: DayEnd) -> DailyProof:
 # --- days ---------------------------------------------------------------------------------------
 
 
+@lru_cache(maxsize=256)
 def midnight_after(instant: datetime, zone: str) -> datetime:
     """Return the first end of a day after an instant, in a zone, as an instant in UTC."""
     there = ZoneInfo(zone)

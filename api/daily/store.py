@@ -12,6 +12,8 @@ from datetime import date, datetime, timedelta
 from typing import Any, Final, NamedTuple
 from uuid import UUID
 
+from psycopg2.extras import execute_values
+
 from ledger.transparency.notes import Note
 
 LEASE_TTL_S: Final = 60.0
@@ -69,8 +71,7 @@ WHERE book = %(book)s AND epoch = %(epoch)s AND position = %(before)s
 """
 _RELEASE: Final = "UPDATE daily_head SET expires_at = '-infinity' WHERE book = %s AND epoch = %s"
 _INSERT: Final = """
-INSERT INTO daily_proof (book, campaign, day, position, until, sha256, note)
-VALUES (%s, %s, %s, %s, %s, %s, %s)
+INSERT INTO daily_proof (book, campaign, day, position, until, sha256, note) VALUES %s
 """
 _COLUMNS: Final = "SELECT campaign, day, position, until, sha256, note FROM daily_proof"
 _LIST: Final = (
@@ -123,8 +124,9 @@ def release(curs: Any, book: str, head: Head) -> None:
 
 def insert(curs: Any, book: str, proofs: Sequence[tuple[Stored, Note]]) -> None:
     """Keep proofs; the driver raises `UniqueViolation` where a day has one already."""
-    for proof, note in proofs:
-        curs.execute(_INSERT, (book, *proof._replace(note=note.encode())))
+    if proofs:
+        rows = [(book, *proof._replace(note=note.encode())) for proof, note in proofs]
+        execute_values(curs, _INSERT, rows, page_size=500)
 
 
 def proofs(curs: Any, book: str, campaign: UUID | None = None) -> list[Stored]:
