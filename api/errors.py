@@ -515,6 +515,18 @@ TABLE: Final[tuple[Trouble, ...]] = (
         "Shares can still be taken",
         "What is left goes back to the sender at `until`, not before.",
     ),
+    Trouble(
+        "seed_known",
+        409,
+        "The seed of this group packet is not lost",
+        "The service has the draw key that it was sent with: what is left goes back by itself.",
+    ),
+    Trouble(
+        "no_giving_up_proposed",
+        409,
+        "Nobody asked that the group packet be given up",
+        "One operator asks for it and another one approves it.",
+    ),
     # --- the rules of public draws ------------------------------------------------------------
     Trouble(
         "no_public_draw",

@@ -467,6 +467,14 @@ GROUP_BODY: Final = {
     "salt": "7f3a" * 16,
     "sender_may_take": False,
 }
+LOST_KEY: Final = {"reason": "the draw key was lost in a fire"}
+GIVING_UP: Final = {
+    "group": GROUP_ID,
+    "campaign": CAMPAIGN,
+    **LOST_KEY,
+    "proposed_by": "0d2f4be8a1c34d7790b5f6a3e2c1d845",
+    "left": money(16_859),
+}
 SHARE_BODY: Final = {"code": "k3ybqf7ph2mzx5wcnd4r"}
 
 

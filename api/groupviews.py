@@ -63,7 +63,10 @@ class TakingView(msgspec.Struct, frozen=True):
 
 
 class GroupView(msgspec.Struct, frozen=True):
-    """A group packet. From its close on, it has all that docs/group-packets.md checks it with."""
+    """A group packet. From its close on, it has all that docs/group-packets.md checks it with.
+
+    One that was given up has no seed: it cannot be checked.
+    """
 
     group: str
     purse: str
@@ -182,13 +185,13 @@ def group_view(row: GroupAt, shares: Sequence[ShareAt] | None, caller: Caller) -
         mine=_mine(row, shares or (), caller),
         members=row.members or UNSET if with_people or caller.person == row.person else UNSET,
     )
-    if row.seed is None or row.closed_at is None:
+    if row.closed_at is None:
         return view
     return msgspec.structs.replace(
         view,
         returned=row.returned,
         returned_amount=Money(row.returned_minor, row.currency),
-        seed=row.seed,
+        seed=UNSET if row.seed is None else row.seed,
         closed_at=row.closed_at,
         takings=UNSET if shares is None else [_taking(row, share, with_people) for share in shares],
     )

@@ -40,7 +40,7 @@ from campaigns.campaign import PER_PERSON_MAX
 from campaigns.draws.replies import RegistrationReply
 from campaigns.draws.terms import CLAIM_S_MAX, DRAWN_MAX
 from campaigns.groups.group import MEMBERS_MAX, SALT_BYTES_MAX, SHARES_MAX
-from campaigns.groups.replies import GroupReply, PurseReply, ShareReply
+from campaigns.groups.replies import GivingUpReply, GroupReply, PurseReply, ShareReply
 from campaigns.packets.replies import (
     PacketEndingReply,
     PacketReply,
@@ -608,6 +608,7 @@ REPLIES: Final[tuple[type[msgspec.Struct], ...]] = (
     PaymentRefundReply,
     PacketEndingReply,
     PurseReply,
+    GivingUpReply,
     GroupReply,
     ShareReply,
     FairnessReport,

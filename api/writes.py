@@ -59,6 +59,8 @@ SUCCESS: Final[dict[str, int]] = {
     "purse_emptied": 200,
     "group_funded": 201,
     "share_taken": 201,
+    "giving_up_proposed": 202,
+    "group_returned": 200,
 }
 """What happened → the status that says so."""
 

@@ -175,6 +175,15 @@ PRECEDENCE: Final[dict[str, tuple[str, ...]]] = {
         "not_open",
         "other_seed",
     ),
+    "propose_giving_up": ("not_found", "group_closed", "still_open", "seed_known"),
+    "give_up_group": (
+        "not_found",
+        "group_closed",
+        "still_open",
+        "seed_known",
+        "no_giving_up_proposed",
+        "self_approval",
+    ),
     "return_group": ("not_found", "group_closed", "still_open", "other_seed"),
 }
 """Command → its refusal codes, the first that applies is answered."""

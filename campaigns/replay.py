@@ -41,6 +41,7 @@ from campaigns.groups.group import (
     GROUP_FOLD,
     Group,
     GroupClosed,
+    GroupGivenUp,
     GroupFunded,
     GroupShareTaken,
 )
@@ -233,7 +234,7 @@ class BookAt:
                 case GroupShareTaken():
                     counts.shares_taken += 1
                     counts.taken_minor += event.amount_minor
-                case GroupClosed():
+                case GroupClosed() | GroupGivenUp():
                     counts.open -= 1
                     counts.returned_minor += event.returned_minor
                 case _:

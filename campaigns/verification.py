@@ -39,7 +39,12 @@ from campaigns.draws.draw import DrawDrawn, DrawFrozen, DrawMovedUp, DrawOpened,
 from campaigns.draws.entry import DrawEntryVoided, DrawPhoneFreed, DrawPhoneTaken, DrawWon
 from campaigns.event_types import MAPPER
 from campaigns.granting import TOLD, tell, tells_itself
-from campaigns.groups.group import GroupClosed, GroupFunded, GroupShareTaken
+from campaigns.groups.group import (
+    GroupClosed,
+    GroupFunded,
+    GroupGivingUpProposed,
+    GroupShareTaken,
+)
 from campaigns.groups.purse import PurseEmptied, PurseFilled, PurseFillingProposed, PurseReturned
 from campaigns.judging import CampaignAudit
 from campaigns.packets.packet import (
@@ -154,6 +159,7 @@ SUCCESSES: Final[dict[str, frozenset[str]]] = {
     "purse_emptied": frozenset({PurseEmptied.TOPIC}),
     "group_funded": frozenset({GroupFunded.TOPIC}),
     "share_taken": frozenset({GroupShareTaken.TOPIC, GroupClosed.TOPIC}),
+    "giving_up_proposed": frozenset({GroupGivingUpProposed.TOPIC}),
     "group_returned": frozenset({PurseReturned.TOPIC}),
     "expired": frozenset({CouponExpired.TOPIC, PacketExpired.TOPIC}),
     "particulars_kept": frozenset({ParticularsKept.TOPIC}),

@@ -100,6 +100,12 @@ class GroupClosed(View):
     returned_minor: int
 
 
+class GroupGivenUp(View):
+    at: str
+    returned: int
+    returned_minor: int
+
+
 _OWN: Final[dict[str, type[View] | None]] = {
     "campaign.drafted": Drafted,
     "campaign.closed": Closed,
@@ -111,6 +117,7 @@ _OWN: Final[dict[str, type[View] | None]] = {
     "group.funded": Funded,
     "group.share_taken": ShareTaken,
     "group.closed": GroupClosed,
+    "group.given_up": GroupGivenUp,
 }
 
 READS: Final[dict[str, type[View] | None]] = {**dict.fromkeys(EVENT_TYPES.topics), **_OWN}
@@ -337,6 +344,13 @@ class Folded:
         change.returned += event.returned
         change.returned_minor += event.returned_minor
 
+    def given_up(self, event: GroupGivenUp) -> None:
+        """As by a close, but nobody knows the seed."""
+        change = self._group(event)
+        change.state, change.closed_at = "given_up", event.at
+        change.returned += event.returned
+        change.returned_minor += event.returned_minor
+
     def _campaign(self, campaign: str, event: View) -> CampaignChange:
         change = self.campaign_changes.setdefault(campaign, CampaignChange(campaign))
         change.position = event.position
@@ -364,6 +378,7 @@ _RULES: Final[dict[type[View], Any]] = {
     Funded: Folded.funded,
     ShareTaken: Folded.share_taken,
     GroupClosed: Folded.group_closed,
+    GroupGivenUp: Folded.given_up,
 }
 
 

@@ -43,6 +43,7 @@ MEANINGS: Final = {
 BESIDE: Final = {
     p.PurseSent.TOPIC: ("group_funded",),
     g.GroupClosed.TOPIC: ("group_returned",),
+    g.GroupGivenUp.TOPIC: ("group_returned",),
     "packet.claimed": ("share_taken",),
 }
 """Topic of an event that is not the last of a decision → codes of the decisions that write it."""
@@ -89,6 +90,12 @@ def story(campaign: UUID, person: str) -> list[tuple[type[Event], str, UUID, int
         "returned_minor": 16_859,
         "currency": "CNY",
     }
+    asked = {"campaign": campaign, "reason": "the draw key was lost in a fire"}
+    given_up = {
+        **asked,
+        "proposed_by": "0d2f4be8a1c34d7790b5f6a3e2c1d845",
+        **{name: closed[name] for name in ("returned", "returned_minor", "currency")},
+    }
     emptied = {**filled, "amount_minor": 96_859, "to": "campaign", "sponsor": "province"}
     return [
         (p.PurseFillingProposed, "operator", purse, 1, filled),
@@ -107,6 +114,8 @@ def story(campaign: UUID, person: str) -> list[tuple[type[Event], str, UUID, int
         (g.GroupFunded, "tourist", group, 1, funded),
         (g.GroupShareTaken, "tourist", group, 2, taken),
         (g.GroupClosed, "sweeper", group, 3, closed),
+        (g.GroupGivingUpProposed, "operator", group, 3, asked),
+        (g.GroupGivenUp, "operator", group, 4, given_up),
         (p.PurseReturned, "sweeper", purse, 4, {**sent, "amount_minor": 16_859}),
         (p.PurseEmptied, "sweeper", purse, 5, emptied),
     ]

@@ -25,7 +25,15 @@ from api.groupviews import (
 from api.paging import Page, page_of, read_cursor
 from api.routes.ordinary import CampaignId, GroupId, PurseId, Words, add_write, target_of
 from api.routes.reading import Anybody, Staff, Tourist, as_json, public_id_of, read_docs, shown
-from api.schemas import FillingBody, GroupBody, MoneyBody, PurseBody, ReasonBody, ShareBody
+from api.schemas import (
+    EmptyBody,
+    FillingBody,
+    GroupBody,
+    MoneyBody,
+    PurseBody,
+    ReasonBody,
+    ShareBody,
+)
 from api.service import Service
 from api.views import STAFF
 from api.writes import Order, Write
@@ -38,9 +46,11 @@ from campaigns.groups.commands import (
     TakeShare,
     group_id,
 )
+from campaigns.groups.giving_up import GiveUpGroup, ProposeGivingUp
 from campaigns.groups.replies import (
     GROUP_PREFIX,
     PURSE_PREFIX,
+    GivingUpReply,
     GroupReply,
     PurseReply,
     ShareReply,
@@ -101,6 +111,17 @@ def _take(order: Order[ShareBody], service: Service) -> Command:
     )
 
 
+def _propose_giving_up(order: Order[ReasonBody], service: Service) -> Command:
+    target = target_of(order)
+    reason = order.body.reason
+    return target.book, ProposeGivingUp(target.book, target.uuid, service.draw_key, reason)
+
+
+def _give_up(order: Order[EmptyBody], service: Service) -> Command:
+    target = target_of(order)
+    return target.book, GiveUpGroup(target.book, target.uuid, service.draw_key)
+
+
 _CAMPAIGN: Final = "/v1/campaigns/{campaign}"
 _PURSE: Final = "/v1/purses/{purse}"
 _GROUP: Final = "/v1/groups/{group}"
@@ -110,6 +131,8 @@ APPROVE: Final = Write(f"{_PURSE}/approval", "operator", FillingBody, "prs", _ap
 EMPTY: Final = Write(f"{_PURSE}/empty", "operator", ReasonBody, "prs", _empty)
 SEND: Final = Write(f"{_PURSE}/groups", "tourist", GroupBody, "prs", _send)
 TAKE: Final = Write(f"{_GROUP}/shares", "tourist", ShareBody, "grp", _take)
+LOSE: Final = Write(f"{_GROUP}/giving-up", "operator", ReasonBody, "grp", _propose_giving_up)
+GIVE_UP: Final = Write(f"{_GROUP}/giving-up/approval", "operator", EmptyBody, "grp", _give_up)
 
 _WORDS: Final[tuple[tuple[Write[Any], Words], ...]] = (
     (
@@ -165,6 +188,28 @@ _WORDS: Final[tuple[tuple[Write[Any], Words], ...]] = (
             ShareReply,
             examples.SHARE_BODY,
             examples.SHARE_TAKEN,
+        ),
+    ),
+    (
+        LOSE,
+        Words(
+            "Propose to give up a group packet whose seed is lost",
+            "propose_giving_up",
+            "giving_up_proposed",
+            GivingUpReply,
+            examples.LOST_KEY,
+            examples.GIVING_UP,
+        ),
+    ),
+    (
+        GIVE_UP,
+        Words(
+            "Give up a group packet whose seed is lost, as a second operator",
+            "give_up_group",
+            "group_returned",
+            PurseReply,
+            {},
+            examples.purse(16_859),
         ),
     ),
 )

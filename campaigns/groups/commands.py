@@ -88,7 +88,7 @@ class ProposeFilling(Command):
 
     def reads(self) -> tuple[Read[Any], ...]:
         """The campaign, and the purse, which this may be the first of."""
-        return (campaign_read(self.campaign), _purse_read(purse_id(self.campaign, self.person)))
+        return (campaign_read(self.campaign), purse_read(purse_id(self.campaign, self.person)))
 
     def decide(self, view: View, header: Header) -> Decision:
         """Nobody proposes money for themselves, and none that a draw or tiers have promised."""
@@ -99,7 +99,7 @@ class ProposeFilling(Command):
         _require_not_own(self.person, header)
         require_unit(campaign, self.amount)
         stream = purse_id(self.campaign, self.person)
-        purse = view.state(_purse_read(stream))
+        purse = view.state(purse_read(stream))
         event = PurseFillingProposed(
             **header.of(stream, view.version(stream) + 1),
             campaign=self.campaign,
@@ -119,17 +119,17 @@ class PurseCommand(Command):
 
     def reads(self) -> tuple[Read[Any], ...]:
         """The purse."""
-        return (_purse_read(self.purse),)
+        return (purse_read(self.purse),)
 
     def further(self, view: View) -> Further:
         """Its campaign, with stock and money."""
-        purse = view.state(_purse_read(self.purse))
+        purse = view.state(purse_read(self.purse))
         if purse is None:
             return Further()
         return Further((campaign_read(purse.campaign),), ((purse.campaign, POOL),))
 
     def _known(self, view: View) -> tuple[Purse, Campaign]:
-        purse = view.state(_purse_read(self.purse))
+        purse = view.state(purse_read(self.purse))
         if purse is None:
             raise Refusal("not_found")
         return purse, known_campaign(view, purse.campaign)
@@ -229,7 +229,7 @@ class SendGroup(PurseCommand):
 
     def reads(self) -> tuple[Read[Any], ...]:
         """The purse, and the new group's stream, which must be empty."""
-        return (_purse_read(self.purse), _group_read(self.group))
+        return (purse_read(self.purse), group_read(self.group))
 
     def decide(self, view: View, header: Header) -> Decision:
         """The seed is the one that the purse committed to before; the shares leave the stock."""
@@ -300,16 +300,16 @@ class TakeShare(Command):
 
     def reads(self) -> tuple[Read[Any], ...]:
         """The group, which a rush is about, and the person's share, which must be empty."""
-        return (_group_read(self.group), _share_read(share_id(self.group, self.person)))
+        return (group_read(self.group), _share_read(share_id(self.group, self.person)))
 
     def further(self, view: View) -> Further:
         """The group's campaign, as the group says."""
-        group = view.state(_group_read(self.group))
+        group = view.state(group_read(self.group))
         return Further(() if group is None else (campaign_read(group.campaign),))
 
     def decide(self, view: View, header: Header) -> Decision:
         """One share a person, while there are some; the last one shows the seed."""
-        group = view.state(_group_read(self.group))
+        group = view.state(group_read(self.group))
         if group is None:
             raise Refusal("not_found")
         share = share_id(group.id, self.person)
@@ -382,25 +382,25 @@ class ReturnGroup(Command):
 
     def reads(self) -> tuple[Read[Any], ...]:
         """The group."""
-        return (_group_read(self.group),)
+        return (group_read(self.group),)
 
     def further(self, view: View) -> Further:
         """Its purse, and the stock that its shares go back to."""
-        group = view.state(_group_read(self.group))
+        group = view.state(group_read(self.group))
         if group is None:
             return Further()
-        return Further((_purse_read(group.purse),), ((group.campaign, POOL),))
+        return Further((purse_read(group.purse),), ((group.campaign, POOL),))
 
     def decide(self, view: View, header: Header) -> Decision:
         """Once, because closing is the group's last event."""
-        group = view.state(_group_read(self.group))
+        group = view.state(group_read(self.group))
         if group is None:
             raise Refusal("not_found")
         if group.state == "closed":
             raise Refusal("group_closed", group=str(PublicId(GROUP_PREFIX, self.book, group.id)))
         if view.now < group.until:
             raise Refusal("still_open", until=group.until)
-        purse = view.state(_purse_read(group.purse))
+        purse = view.state(purse_read(group.purse))
         assert purse is not None, "a group was sent from a purse"
         seed = _seed_of(self.draw_key(), group.purse, group.committed_by, group.seed_commitment)
         closed = _closed(header, group, seed)
@@ -433,11 +433,13 @@ def has_purses(terms: Terms) -> bool:
     return terms.intake is None or terms.intake.kind in ("first_come", "waiting_room")
 
 
-def _purse_read(purse: UUID) -> Read[Purse]:
+def purse_read(purse: UUID) -> Read[Purse]:
+    """Return how a purse is read."""
     return Read(purse, PURSE_FOLD)
 
 
-def _group_read(group: UUID) -> Read[Group]:
+def group_read(group: UUID) -> Read[Group]:
+    """Return how a group is read."""
     return Read(group, GROUP_FOLD, True)
 
 

@@ -80,7 +80,43 @@ class GroupClosed(Event, frozen=True, kw_only=True):
     currency: str
 
 
-GROUP_EVENTS: Final[tuple[type[Event], ...]] = (GroupFunded, GroupShareTaken, GroupClosed)
+class GroupGivingUpProposed(Event, frozen=True, kw_only=True):
+    """An operator found a group's seed lost and asked that its rest be returned without it."""
+
+    TOPIC: ClassVar[str] = "group.giving_up_proposed"
+    campaign: UUID
+    reason: str
+
+
+class GroupGivenUp(Event, frozen=True, kw_only=True):
+    """A second operator agreed: the rest goes back, and no seed is shown.
+
+    What was taken of this group can never be checked, and that is what this event says.
+    """
+
+    TOPIC: ClassVar[str] = "group.given_up"
+    campaign: UUID
+    reason: str
+    proposed_by: str
+    returned: int
+    returned_minor: int
+    currency: str
+
+
+GROUP_EVENTS: Final[tuple[type[Event], ...]] = (
+    GroupFunded,
+    GroupShareTaken,
+    GroupClosed,
+    GroupGivingUpProposed,
+    GroupGivenUp,
+)
+
+
+class GivingUp(msgspec.Struct, frozen=True):
+    """That a group be given up, as one operator asked for."""
+
+    by: str
+    reason: str
 
 
 class Taken(msgspec.Struct, frozen=True):
@@ -116,6 +152,7 @@ class Group(msgspec.Struct, frozen=True, kw_only=True):
     left_minor: int
     seed: str | None = None
     returned_minor: int = 0
+    giving_up: GivingUp | None = None
 
     @property
     def left(self) -> list[int]:
@@ -149,6 +186,17 @@ class GroupFold:
                     version=version,
                     state="closed",
                     seed=event.seed,
+                    left_minor=state.left_minor - event.returned_minor,
+                    returned_minor=event.returned_minor,
+                )
+            case GroupGivingUpProposed():
+                asked = GivingUp(event.by.id, event.reason)
+                return replace(state, version=version, giving_up=asked)
+            case GroupGivenUp():
+                return replace(
+                    state,
+                    version=version,
+                    state="closed",
                     left_minor=state.left_minor - event.returned_minor,
                     returned_minor=event.returned_minor,
                 )

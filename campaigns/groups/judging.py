@@ -16,7 +16,13 @@ from uuid import UUID, uuid5
 from msgspec import UNSET
 
 from campaigns.campaign import Campaign, Terms
-from campaigns.groups.group import GroupClosed, GroupFunded, GroupShareTaken
+from campaigns.groups.group import (
+    GroupClosed,
+    GroupFunded,
+    GroupGivenUp,
+    GroupGivingUpProposed,
+    GroupShareTaken,
+)
 from campaigns.groups.purse import (
     PurseEmptied,
     PurseFilled,
@@ -78,6 +84,8 @@ class _Group:
     taken: int = 0
     left_minor: int = 0
     closed: bool = False
+    giving_up: tuple[str, str] | None = None
+    """Who asked that it be given up, and why."""
 
 
 class GroupAudit:
@@ -100,6 +108,8 @@ class GroupAudit:
             GroupFunded: self._funded,
             GroupShareTaken: self._share_taken,
             GroupClosed: self._closed,
+            GroupGivingUpProposed: self._giving_up_proposed,
+            GroupGivenUp: self._given_up,
             PacketClaimed: self._share_claimed,
         }
 
@@ -319,6 +329,13 @@ class GroupAudit:
         if group is None:
             self._judge.unknown("group_unknown", "group.funded first", event.TOPIC)
             return
+        self._judge_end(group, event)
+        self._reshare(group, event)
+        group.left_minor -= event.returned_minor
+        group.closed, group.takes = True, []
+
+    def _judge_end(self, group: _Group, event: GroupClosed | GroupGivenUp) -> None:
+        """What nobody took goes back, all of it, once, and not before its time."""
         funded, left = group.funded, group.funded.shares - group.taken
         self._judge.take(event.campaign, -event.returned, 0)
         if group.closed:
@@ -332,7 +349,32 @@ class GroupAudit:
         found = (event.campaign, event.returned, event.returned_minor, event.currency)
         if expected != found:
             self._judge.here("other_amount", expected, found)
-        self._reshare(group, event)
+
+    def _giving_up_proposed(self, event: GroupGivingUpProposed) -> None:
+        group = self._groups.get(event.originator_id)
+        if group is None:
+            self._judge.unknown("group_unknown", "group.funded first", event.TOPIC)
+            return
+        group.giving_up = (event.by.id, event.reason)
+        if group.closed:
+            self._judge.here("after_end", "a group that is open", event.TOPIC)
+        elif event.at < group.funded.until:
+            self._judge.here("group_time", f"from {group.funded.until} on", event.at)
+
+    def _given_up(self, event: GroupGivenUp) -> None:
+        """Two operators agree; which shares were right nobody can say any more."""
+        group = self._groups.get(event.originator_id)
+        if group is None:
+            self._judge.unknown("group_unknown", "group.funded first", event.TOPIC)
+            return
+        self._judge_end(group, event)
+        if group.giving_up != (event.proposed_by, event.reason):
+            found = (event.proposed_by, event.reason)
+            self._judge.here("not_as_proposed", group.giving_up, found)
+        elif event.by.id == event.proposed_by:
+            self._judge.here("self_approval", "another person", event.by.id)
+        elif group.taken == group.funded.shares:
+            self._judge.here("illegal_step", "a group with shares that are left", event.TOPIC)
         group.left_minor -= event.returned_minor
         group.closed, group.takes = True, []
 

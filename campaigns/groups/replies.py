@@ -59,6 +59,17 @@ class GroupReply(msgspec.Struct, frozen=True):
     until: datetime
 
 
+class GivingUpReply(msgspec.Struct, frozen=True):
+    """That a group be given up, which waits for a second operator."""
+
+    group: str
+    campaign: str
+    reason: str
+    proposed_by: str
+    left: Money
+    """What would go back to the sender's purse."""
+
+
 class ShareReply(msgspec.Struct, frozen=True):
     """A share as its taker gets it: opened, with its amount, and with all that checks it later."""
 
@@ -114,6 +125,18 @@ def group_reply(book: Book, group: Group, purse: Purse) -> GroupReply:
         next_seed_commitment=purse.commitment.sha256,
         funded_at=group.funded_at,
         until=group.until,
+    )
+
+
+def giving_up_reply(book: Book, group: Group) -> GivingUpReply:
+    """Return the reply for a group of which one operator asks that it be given up."""
+    assert group.giving_up is not None, "it was asked for"
+    return GivingUpReply(
+        group=str(PublicId(GROUP_PREFIX, book, group.id)),
+        campaign=str(PublicId(CAMPAIGN_PREFIX, book, group.campaign)),
+        reason=group.giving_up.reason,
+        proposed_by=group.giving_up.by,
+        left=Money(group.left_minor, group.currency),
     )
 
 

@@ -43,7 +43,7 @@ from campaigns.draws.entry import (
     DrawWon,
     entry_id,
 )
-from campaigns.groups.group import GroupClosed, GroupFunded
+from campaigns.groups.group import GroupClosed, GroupFunded, GroupGivenUp
 from campaigns.groups.purse import PurseEmptied, PurseFilled
 from campaigns.packets.packet import (
     PacketClaimed,
@@ -160,7 +160,7 @@ def _group_funded(event: GroupFunded, _: View) -> Changes:
     yield (event.campaign, POOL), Capacity(issued=event.shares)
 
 
-def _group_closed(event: GroupClosed, _: View) -> Changes:
+def _group_closed(event: GroupClosed | GroupGivenUp, _: View) -> Changes:
     if event.returned:
         yield (event.campaign, POOL), Capacity(issued=-event.returned)
 
@@ -208,6 +208,7 @@ _RULES: Final[dict[type[Event], Callable[[Any, View], Changes]]] = {
     PurseEmptied: _purse_emptied,
     GroupFunded: _group_funded,
     GroupClosed: _group_closed,
+    GroupGivenUp: _group_closed,
     DrawEntered: _entered,
     DrawWithdrawn: _emptied,
     DrawEntryVoided: _emptied,

@@ -83,9 +83,18 @@ def test_path_parameters_are_described(document: Any) -> None:
 
 WITHOUT_ADDRESS = {
     *("expire", "expire_packet", "roll_over", "show_split", "sweep_purse", "return_group"),
-    *("close_intake", "draw", "give_drawn", "freeze_list", "record_draw", "give_seat", "move_up"),
+    *(
+        "enter_many",
+        "close_intake",
+        "draw",
+        "give_drawn",
+        "freeze_list",
+        "record_draw",
+        "give_seat",
+        "move_up",
+    ),
 }
-"""The commands of the sweeper and of the draws, which nobody can send."""
+"""The commands of the sweeper, of the draws and of batches, which nobody can send over HTTP."""
 
 
 def test_every_refusal_of_a_rule_is_documented(document: Any) -> None:

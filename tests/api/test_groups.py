@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
+from functools import cache
 from typing import Any
 
 import pytest
@@ -361,3 +362,25 @@ def test_a_forged_group_is_refused_by_the_page(app: App) -> None:
     for forged in forgeries(seen):
         with pytest.raises(AssertionError):
             checker()(forged, told["seed_commitment"])
+
+
+def test_a_group_whose_draw_key_is_lost_is_given_up(app: App) -> None:
+    """By two operators when the day is over; everybody sees that there is no seed."""
+    purse = filled(app, campaign_of_packets(app))
+    told = sent(app, purse, shares=4, members=[person(app, "Li")])
+    group = told["group"]
+    path = f"/v1/groups/{group}/giving-up"
+    one, two = (app.token("operator", f"operator {n}") for n in ("one", "two"))
+    reason = {"reason": "the draw key was lost in a fire"}
+    at(app, hours=24)
+    assert app.post(path, reason, token=one).json()["code"] == "seed_known"
+    app.service.draw_key = cache(lambda: b"the key that came after it, 32 b")
+    asked = app.post(path, reason, token=one)
+    assert (asked.status_code, asked.json()["left"]) == (202, money(1_000))
+    assert app.post(f"{path}/approval", {}, token=one).json()["code"] == "self_approval"
+    approved = app.post(f"{path}/approval", {}, token=two)
+    assert (approved.status_code, approved.json()["balance"]) == (200, money(10_000))
+    app.project()
+    shown = app.get(f"/v1/groups/{group}", token=app.token("tourist", "sender")).json()
+    assert (shown["state"], shown["returned"]) == ("given_up", 4)
+    assert "seed" not in shown

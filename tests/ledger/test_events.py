@@ -53,6 +53,8 @@ TOPICS = [
     "draw.won",
     "group.closed",
     "group.funded",
+    "group.given_up",
+    "group.giving_up_proposed",
     "group.share_taken",
     "packet.claimed",
     "packet.expired",
