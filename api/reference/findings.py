@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from api.daily.checking import DAILY_CODES
 from api.reference.markdown import code, document, table
+from campaigns.replaying.reexecution import REEXECUTION_CODES
 from campaigns.verification import RULE_CODES
 from campaigns.wallets.reconciliation import RECONCILIATION_CODES
 from ledger.reply_verification import REPLY_CODES
@@ -32,6 +33,11 @@ _WALLETS = """\
 the ledger ([wallets](../wallets.md#reconciliation))."""
 
 
+_AGAIN = """\
+`tidebook reexecute` decides every recorded request again
+([replay](../replay.md#deciding-again))."""
+
+
 def page() -> str:
     """Return the page."""
     return document(
@@ -43,6 +49,7 @@ def page() -> str:
         *("## The rules", _RULES, _codes(RULE_CODES)),
         *("## The projections", _MODELS),
         *("## The daily proofs", _DAILY, _codes(DAILY_CODES)),
+        *("## The past, decided again", _AGAIN, _codes(REEXECUTION_CODES)),
         *("## The wallets", _WALLETS, _codes(RECONCILIATION_CODES)),
     )
 

@@ -253,11 +253,6 @@ def _return(one: gg.GroupClosed, _: World, sources: Sources) -> c.Command:
     return g.ReturnGroup(sources.book, one.originator_id, sources.draw_key)
 
 
-def _give_up(_: Any, __: World, ___: Sources) -> c.Command:
-    """It was decided while the draw key was lost, and with the key it would be another decision."""
-    raise NotAsked("draw_key")
-
-
 def _enter(one: e.DrawEntered, _: World, sources: Sources) -> c.Command:
     region = one.region if isinstance(one.region, str) else None
     operator = one.operator if isinstance(one.operator, str) else None
@@ -330,8 +325,6 @@ _OTHERS: Final[dict[type[Event], Callable[[Any, World, Sources], c.Command]]] = 
     pk.PacketClaimed: _claim_packet,
     gp.PurseFilled: _approve_filling,
     gg.GroupClosed: _return,
-    gg.GroupGivingUpProposed: _give_up,
-    gg.GroupGivenUp: _give_up,
     e.DrawEntered: _enter,
     e.DrawWon: _give_seat,
     d.DrawFrozen: _freeze,
@@ -356,3 +349,7 @@ def _send(sent: gp.PurseSent, funded: gg.GroupFunded, sources: Sources) -> c.Com
         funded.sender_may_take is True,
         sources.draw_key,
     )
+
+
+ASKED: Final = frozenset({*_SIMPLE, *_OTHERS, gp.PurseSent})
+"""The types of events with which a decision begins that can be asked for again."""

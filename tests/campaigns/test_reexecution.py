@@ -7,7 +7,7 @@ is, and the finding must name the position, the stream and the field.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from datetime import timedelta
 from hashlib import sha256
 from typing import Any
@@ -20,15 +20,17 @@ from api.drawer import Drawer
 from campaigns import commands as c
 from campaigns.campaign import Intake
 from campaigns.coupon import coupon_id
-from campaigns.event_types import MAPPER
+from campaigns.draws.enrolling import EnterMany, Registration
+from campaigns.event_types import EVENT_TYPES, MAPPER
 from campaigns.packets import commands as p
 from campaigns.packets.terms import PacketTerms, Tier
 from campaigns.refusals import Refusal
-from campaigns.replaying import reexecution
+from campaigns.replaying import asking, reexecution
 from campaigns.replaying.asking import no_draw_key
+from campaigns.replaying.decisions import FOLLOWS
 from campaigns.replaying.reexecution import Reexecution, Tally
 from ledger.datastore import Datastore
-from ledger.events import Actor
+from ledger.events import Actor, Event
 from ledger.history import History
 from ledger.money import Money
 from ledger.verification import Finding
@@ -341,3 +343,32 @@ def test_pages_are_no_edges(datastore: Datastore, monkeypatch: pytest.MonkeyPatc
     whole = again(datastore)
     monkeypatch.setattr(reexecution, "PAGE_DECISIONS", 1)
     assert again(datastore) == whole
+
+
+def test_every_type_of_event_is_known() -> None:
+    """Each begins a decision that can be asked for again, or follows in one."""
+    known = {*asking.ASKED, *(after for _, after in FOLLOWS)}
+    assert {one for one in _event_types(Event) if one.TOPIC in EVENT_TYPES.topics} <= known
+
+
+def _event_types(kind: type[Event]) -> Iterator[type[Event]]:
+    for one in kind.__subclasses__():
+        if "TOPIC" in vars(one):
+            yield one
+        yield from _event_types(one)
+
+
+def test_a_batch_of_registrations_is_decided_again(datastore: Datastore) -> None:
+    """All of a batch is one decision; who was void in it is only named in the reply."""
+    desk = Desk(datastore)
+    campaign = desk.opened(2, draws.COUPONS)
+    platform = Actor("platform", "luohu")
+    for name, people in (("first", (1, 2, 3)), ("second", (3, 4))):
+        rows = [Registration(person(n), draws.phone(n)) for n in people]
+        command = EnterMany(desk.book, campaign, rows, draws.signed)
+        assert desk.send(command, platform, name).code == "registered"
+    desk.close()
+    findings, tally = again(datastore)
+    assert findings == []
+    assert tally.decided["registered"] == 2
+    assert tally.skipped == {"void": 1}
