@@ -253,6 +253,11 @@ def _return(one: gg.GroupClosed, _: World, sources: Sources) -> c.Command:
     return g.ReturnGroup(sources.book, one.originator_id, sources.draw_key)
 
 
+def _give_up(_: Any, __: World, ___: Sources) -> c.Command:
+    """It was decided while the draw key was lost, and with the key it would be another decision."""
+    raise NotAsked("draw_key")
+
+
 def _enter(one: e.DrawEntered, _: World, sources: Sources) -> c.Command:
     region = one.region if isinstance(one.region, str) else None
     operator = one.operator if isinstance(one.operator, str) else None
@@ -325,6 +330,8 @@ _OTHERS: Final[dict[type[Event], Callable[[Any, World, Sources], c.Command]]] = 
     pk.PacketClaimed: _claim_packet,
     gp.PurseFilled: _approve_filling,
     gg.GroupClosed: _return,
+    gg.GroupGivingUpProposed: _give_up,
+    gg.GroupGivenUp: _give_up,
     e.DrawEntered: _enter,
     e.DrawWon: _give_seat,
     d.DrawFrozen: _freeze,

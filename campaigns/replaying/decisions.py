@@ -19,7 +19,7 @@ from campaigns.campaign import (
 from campaigns.coupon import CouponReclaimed, CouponRefunded
 from campaigns.draws.draw import DrawOpened
 from campaigns.draws.entry import DrawEntered, DrawPhoneFreed, DrawPhoneTaken, DrawWithdrawn
-from campaigns.groups.group import GroupClosed, GroupFunded, GroupShareTaken
+from campaigns.groups.group import GroupClosed, GroupFunded, GroupGivenUp, GroupShareTaken
 from campaigns.groups.purse import PurseReturned, PurseSent
 from campaigns.packets.packet import PacketClaimed
 from ledger.events import Event, EventMapper
@@ -36,6 +36,7 @@ FOLLOWS: Final[frozenset[tuple[type[Event], type[Event]]]] = frozenset(
         (PacketClaimed, GroupShareTaken),
         (GroupShareTaken, GroupClosed),
         (GroupClosed, PurseReturned),
+        (GroupGivenUp, PurseReturned),
         (DrawEntered, DrawPhoneTaken),
         (DrawPhoneTaken, DrawEntered),
         (DrawWithdrawn, DrawPhoneFreed),
