@@ -493,6 +493,7 @@ TOPICS = {
     "campaign.paused": ("a campaign was paused", "活动已暂停"),
     "campaign.resumed": ("a campaign was resumed", "活动已恢复"),
     "campaign.closed": ("a campaign was closed", "活动已关闭"),
+    "campaign.budget_reclaimed": ("a sponsor has the rest back", "剩余资金已退回"),
     "coupon.entered": ("a person entered a lottery for a coupon", "已报名抽取优惠券"),
     "coupon.claimed": ("a person claimed a coupon", "已领取优惠券"),
     "coupon.redeemed": ("a merchant redeemed a coupon", "优惠券已核销"),
@@ -543,6 +544,10 @@ LABELS = {
 }
 
 
+HUNDREDTHS = ("CNY", "EUR", "GBP", "HKD", "USD")
+"""Currencies whose minor unit is known here to be a hundredth; of others minor units are told."""
+
+
 def plain(value: Any) -> str:
     """Return a value as text that cannot do anything to a terminal."""
     text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
@@ -551,9 +556,10 @@ def plain(value: Any) -> str:
 
 def amount(name: str, value: Any, told: dict[str, Any]) -> Any:
     """Return minor units as an amount where they are some."""
-    if not name.endswith("_minor") or type(value) is not int or told.get("currency") != "CNY":
+    unit = told.get("currency")
+    if not name.endswith("_minor") or type(value) is not int or unit not in HUNDREDTHS:
         return value
-    return f"{'-' * (value < 0)}{abs(value) // 100}.{abs(value) % 100:02} CNY"
+    return f"{'-' * (value < 0)}{abs(value) // 100}.{abs(value) % 100:02} {unit}"
 
 
 def facts(found: Found) -> dict[str, Any]:
@@ -573,6 +579,8 @@ def words(found: Found, zh: bool) -> list[str]:
     """Return what a file proves, in English or Chinese."""
     lines = [proved(found, zh)]
     told = facts(found)
+    if found.kind == "daily proof":
+        return lines + [f"  {name} {plain(value)}" for name, value in told.items()]
     for name, labels in LABELS.items():
         if name not in told or (name == "position" and found.checkpoint is not None):
             continue
@@ -580,8 +588,6 @@ def words(found: Found, zh: bool) -> list[str]:
         if name == "topic" and value in TOPICS:
             value = f"{value}: {TOPICS[value][zh]}"
         lines.append(f"  {labels[zh]}: {plain(value)}")
-    if found.kind == "daily proof":
-        lines += [f"  {name} {plain(value)}" for name, value in told.items() if name not in LABELS]
     return lines
 
 
