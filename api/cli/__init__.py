@@ -13,6 +13,7 @@ import typer
 
 from api.cli import (
     access,
+    bookkeeping,
     daily,
     deciding,
     drawing,
@@ -52,6 +53,9 @@ for panel, commands in (
         "Prove",
         (
             replaying.replay,
+            bookkeeping.trial_balance,
+            bookkeeping.statement,
+            bookkeeping.journal,
             deciding.reexecute,
             deciding.what_if,
             verifying.verify,
