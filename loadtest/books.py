@@ -256,6 +256,11 @@ class Books(Judge):
         self.packets, self.draws = Packets(self), PublicDraws(self)
         self._apply |= self.packets.rules | self.draws.rules
 
+    @property
+    def topics(self) -> set[str]:
+        """The topics of the events that are known here."""
+        return set(self._apply)
+
     def add(self, event: Json) -> None:
         """Check one event against all that came before it."""
         self._check_order(event)

@@ -428,7 +428,7 @@ class Packets:
         self._books.check("two people give a group up", are_two, event["proposed_by"])
         self._ended_group(party, event)
 
-    def _ended_group(self, party: Any, event: Json) -> None:
+    def _ended_group(self, party: _Party, event: Json) -> None:
         books, stream = self._books, stream_of(event)
         returned, minor = event["returned"], event["returned_minor"]
         books.check(

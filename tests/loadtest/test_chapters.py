@@ -16,6 +16,7 @@ import pytest
 
 from campaigns.commands import Command, Decision
 from campaigns.draws.announcing import instant_text as text
+from campaigns.event_types import EVENT_TYPES
 from ledger.datastore import Datastore
 from ledger.events import Actor, Event
 from ledger.history import Entry
@@ -28,7 +29,7 @@ from tests.campaigns.test_packet_verification import entries, handed_out, rolled
 from tests.conftest import Databases
 from tests.draws.stories import COUPONS, DEADLINE, DRAWN_AT, DrawStory, claim_win
 from tests.support.desk import ALICE, NOON, person, tourist
-from tests.support.packets import ENDS, NEXT
+from tests.support.packets import ENDS, NEXT, SWEEPER
 
 Book = list[Entry]
 Damage = Callable[[Book], Book]
@@ -287,6 +288,28 @@ OF_GROUPS: list[tuple[str, Damage]] = [
 def test_a_forged_book_of_groups_is_found(parties: Book, rule: str, damage: Damage) -> None:
     """Each forged history breaks the rule that it was forged against."""
     assert rule in broken(damage(parties))
+
+
+def given_up(book: Book, proposed_by: str = "another operator") -> Book:
+    """The group that was returned was given up instead, without its seed."""
+    at = place_of(book, "group.closed", 1)
+    state = msgspec.json.decode(book[at].state) | {"reason": "lost", "proposed_by": proposed_by}
+    del state["seed"]
+    other = book[at]._replace(topic="group.given_up", state=msgspec.json.encode(state))
+    return [*book[:at], other, *book[at + 1 :]]
+
+
+def test_a_group_that_was_given_up_is_returned_without_its_seed(parties: Book) -> None:
+    """Two people must have agreed; the money is held to the same rules."""
+    assert broken(given_up(parties)) == set()
+    assert broken(given_up(parties, SWEEPER.id)) == {"two people give a group up"}
+    less = edited(given_up(parties), "group.given_up", more(returned_minor=-1))
+    assert "shares sum up to what was sent, with nothing over" in broken(less)
+
+
+def test_the_fold_knows_every_event_of_the_service() -> None:
+    """An event that it does not know would be a finding after every run."""
+    assert set(EVENT_TYPES.topics) - Books().topics == set()
 
 
 # --- public draws ---------------------------------------------------------------------------------
