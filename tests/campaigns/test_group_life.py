@@ -479,7 +479,7 @@ def _plant_returned_without_looking(patch: pytest.MonkeyPatch) -> None:
         """Believes that every group is open."""
 
         def decide(self, view: Any, header: Any) -> Any:
-            group = view.state(g._group_read(self.group))
+            group = view.state(g.group_read(self.group))
             if group is not None:
                 msgspec.structs.force_setattr(group, "state", "open")
                 msgspec.structs.force_setattr(group, "left_minor", max(1, group.left_minor))
@@ -547,7 +547,7 @@ def _plant_more_than_is_there(patch: pytest.MonkeyPatch) -> None:
         """Does not look into the purse."""
 
         def decide(self, view: Any, header: Any) -> Any:
-            purse = view.state(g._purse_read(self.purse))
+            purse = view.state(g.purse_read(self.purse))
             if purse is not None:
                 msgspec.structs.force_setattr(purse, "balance_minor", 10**6)
             return super().decide(view, header)
