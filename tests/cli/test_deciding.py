@@ -121,3 +121,36 @@ def test_what_nobody_could_have_is_refused(
     result = tidebook("what-if", "--campaign", name_of(campaign), *given)
     assert result.status == 2
     assert said in result.err
+
+
+@pytest.mark.usefixtures("story")
+def test_a_day_is_stated_twice(tidebook: Tidebook) -> None:
+    """By noon everything of the day was known; what came back days later changes it."""
+    asked = ("restate", "--merchant", "cafe", "--day", "2026-05-01")
+    document = tidebook(*asked, "--json").document
+    assert document["first"] == [
+        {"currency": "CNY", "taken_minor": 2_000, "given_back_minor": 500, "net_minor": 1_500}
+    ]
+    assert document["restated"][0]["net_minor"] == 1_000
+    [change] = document["changes"]
+    assert (change["event"], change["order"]) == ("coupon.refunded", "o-3")
+    text = tidebook(*asked).out
+    assert "What changed it" in text
+    early = tidebook(*asked, "--known-at", "20", "--until", "20").out
+    assert "Nothing was recorded of this day afterwards." in early
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        (("--day", "yesterday"), "--day: a date is wanted"),
+        (("--day", "2026-05-01", "--zone", "Luohu"), "--zone: there is no zone 'Luohu'"),
+        (("--day", "2026-05-01", "--known-at", "-3"), "--known-at: a position"),
+    ],
+)
+@pytest.mark.usefixtures("story")
+def test_a_day_that_nobody_can_mean(tidebook: Tidebook, given: tuple[str, ...], said: str) -> None:
+    """In one line, with the option and the rule."""
+    result = tidebook("restate", "--merchant", "cafe", *given)
+    assert result.status == 2
+    assert said in result.err

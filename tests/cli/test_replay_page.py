@@ -25,7 +25,7 @@ def test_the_commands_of_the_page_run(
 ) -> None:
     """On a book in which everything happened, with ids of it in the place of the shortened ones."""
     monkeypatch.setattr("sys.stdin.readline", lambda: "\n", raising=False)
-    assert len(COMMANDS) == 9
+    assert len(COMMANDS) == 11
     for command in COMMANDS:
         name, *arguments = shlex.split(command)
         assert name == "tidebook"
