@@ -17,6 +17,7 @@ from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
+from uuid import UUID
 
 import pytest
 
@@ -378,9 +379,11 @@ def _plant_own_randomness(patch: pytest.MonkeyPatch, fair: Fair) -> None:
 
 
 def _plant_an_overlooked_entry(patch: pytest.MonkeyPatch, fair: Fair) -> None:
-    patch.setattr(
-        "api.publicdraws.ranked", lambda *args: [0, *(i for i in real(*args) if i != 0)][:7]
-    )
+    def overlook(*args: Any) -> list[int]:
+        first, *others = real(*args)
+        return [*others, first]
+
+    patch.setattr("api.publicdraws.ranked", overlook)
 
 
 def _plant_any_list(patch: pytest.MonkeyPatch, fair: Fair) -> None:
@@ -390,13 +393,13 @@ def _plant_any_list(patch: pytest.MonkeyPatch, fair: Fair) -> None:
 
 def _plant_seats_without_proof(patch: pytest.MonkeyPatch, fair: Fair) -> None:
     patch.setattr(holding, "verify_inclusion", lambda *_: True)
-    first = entry_id(fair.campaign, person(1))
-    patch.setattr(
-        "api.publicdraws.GiveSeat",
-        lambda book, campaign, entry, rank, proof: holding.GiveSeat(
-            book, campaign, first if rank == 1 else entry, rank, proof
-        ),
-    )
+    friends = [entry_id(fair.campaign, person(n)) for n in (1, 2)]
+
+    def give(book: Any, campaign: UUID, entry: UUID, rank: int, proof: Any) -> holding.GiveSeat:
+        friend = next(one for one in friends if one != entry)
+        return holding.GiveSeat(book, campaign, friend if rank == 1 else entry, rank, proof)
+
+    patch.setattr("api.publicdraws.GiveSeat", give)
 
 
 def _plant_withdrawn_entries_win(patch: pytest.MonkeyPatch, fair: Fair) -> None:
