@@ -26,6 +26,8 @@ HASHES = {
     "/log/{book}",
     "/log/{book}/checkpoint",
     "/log/{book}/tile/{level}/{number:path}",
+    "/log/{book}/daily-proofs/{campaign}",
+    "/log/{book}/daily-proofs/{campaign}/{day}",
 }
 """For everybody as well; of a book whose log has not begun there are none."""
 ADMIN_ONLY = {
@@ -55,6 +57,8 @@ def filled(template: str) -> str:
         "name": "docs.js",
         "level": "0",
         "position": "1",
+        "number": "1",
+        "day": "2026-05-01",
     }.items():
         template = template.replace("{" + name + "}", value)
     return template.replace("{number:path}", "000.p/1")
@@ -130,7 +134,14 @@ ALLOWED = {
     "GET /v1/books/{book}/events": {"auditor"},
     "GET /v1/books/{book}/head": {"auditor"},
     "GET /log/{book}/tile/entries/{number:path}": {"auditor"},
-    "GET /v1/books/{book}/events/{position}/receipt": {"auditor"},
+    "GET /v1/books/{book}/events/{position}/receipt": {
+        *("tourist", "merchant", "operator", "auditor")
+    },
+    "GET /v1/receipts": {"tourist", "merchant", "operator", "auditor"},
+    "GET /v1/coupons/{coupon}/receipts/{number}": {"tourist", "merchant", "operator", "auditor"},
+    "GET /v1/packets/{packet}/receipts/{number}": {"tourist", "merchant", "operator", "auditor"},
+    "GET /v1/groups/{group}/receipts/{number}": {"tourist", "merchant", "operator", "auditor"},
+    "GET /v1/campaigns/{campaign}/draw/entry/receipts/{number}": {"tourist"},
 }
 
 

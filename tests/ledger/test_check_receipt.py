@@ -402,3 +402,23 @@ def test_what_is_printed_does_nothing_to_a_terminal() -> None:
 def test_the_words_are_of_events_that_there_are() -> None:
     """No topic is named that the program does not know."""
     assert set(alone.TOPICS) <= EVENT_TYPES.topics
+
+
+def test_without_the_tree_a_changed_event_would_be_believed(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The control: the flips above are caught by the inclusion proof and by the signatures."""
+    changed = RECEIPT.replace(base64.b64encode(ENTRIES[4]), base64.b64encode(other_state(5)))
+    assert verdicts(changed) == (None, None)
+    monkeypatch.setattr(alone, "leads_to", lambda *_: True)
+    assert b"999" in alone.check(changed, TRUST).told["state"]
+    monkeypatch.setattr(alone, "ed25519", lambda *_: True)
+    forged = PROOF._replace(checkpoint=signed_note(PROOF.checkpoint.text, [LOG]))
+    unsigned = forged.encode().replace(b"11\n", b"12\n", 1)
+    assert alone.check(unsigned, TRUST._replace(witnesses=(), quorum=0))
+
+
+def other_state(position: int) -> bytes:
+    """The entry of a redemption of another amount."""
+    state = STATE.replace(b"5000", b"9990")
+    return encode_entry("main", position, UUID(int=position), 2, "coupon.redeemed", state)
