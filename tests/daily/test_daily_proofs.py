@@ -23,8 +23,8 @@ from hypothesis import strategies as st
 
 from api.daily import store
 from api.daily.checking import DAILY_CODES, check, check_notes
-from api.daily.figures import DailyProof, is_midnight, midnight_after
-from api.daily.making import Maker
+from api.daily.figures import DailyProof, Fold, is_midnight, midnight_after
+from api.daily.making import Days, Maker
 from api.daily.store import Held, Lost
 from campaigns import commands as c
 from campaigns.coupon import coupon_id
@@ -36,8 +36,12 @@ from ledger.transparency.follower import Follower
 from ledger.transparency.keys import SignerFiles
 from ledger.transparency.notes import parse_note, signed_note
 from ledger.transparency.statements import Statement, statement_signer
+from projections.campaign_figures import CAMPAIGN_FIGURES
+from projections.campaign_figures import campaign as campaign_figures
+from projections.runner import Runner
 from tests.ledger.test_transparency_log import KEY, ORIGIN, as_owner
 from tests.support.desk import ALICE, BOB, NOON, Desk, person, terms_of
+from tests.support.story import tell
 
 BOOK = "main"
 DAY = timedelta(days=1)
@@ -284,6 +288,29 @@ def test_days_follow_each_other_in_every_zone(instant: datetime, zone: str) -> N
     assert timedelta(hours=22) <= second - first <= timedelta(hours=26)
     assert is_midnight(first, zone)
     assert not is_midnight(first + timedelta(hours=1), zone)
+
+
+def test_the_sums_are_those_of_the_campaign_figures(desk: Desk, datastore: Datastore) -> None:
+    """At the end of a book in which everything happens to coupons: figure by figure."""
+    tell(desk)
+    runner = Runner(datastore, CAMPAIGN_FIGURES, BOOK, "test")
+    while runner.run_once():
+        pass
+    days, fold = Days(datastore, BOOK, simulated=True), Fold(BOOK)
+    end = days.position_at(NOON + DAY)
+    assert end
+    with datastore.transaction() as curs:
+        book = store.book_end(curs, BOOK)
+        assert book is not None
+        days.feed(fold, 0, book.position)
+        for name, sums in fold.campaigns.items():
+            row = campaign_figures(curs, BOOK, UUID(name))
+            assert row is not None
+            shown = row._asdict()
+            assert sums.sums == {figure: shown[figure] for figure in sums.sums}
+            assert (sums.state, sums.quota) == (row.state, row.quota)
+            assert sums.budget_minor == row.budget_minor
+    assert len(fold.campaigns) == 2
 
 
 # --- made once ----------------------------------------------------------------------------------
