@@ -647,6 +647,38 @@ TABLE: Final[tuple[Trouble, ...]] = (
         "The pot is empty",
         "There is nothing to move into the next round.",
     ),
+    # --- persons ------------------------------------------------------------------------------
+    Trouble(
+        "person_erased",
+        403,
+        "This person was erased",
+        "Nothing is kept of this person any more, and nothing comes back. Whoever was erased may "
+        "sign in as somebody new from `until` on, when the campaigns of that time are over.",
+    ),
+    Trouble(
+        "erasure_begun",
+        409,
+        "The erasure has begun",
+        "It was asked for and will be done; there is no way back.",
+    ),
+    Trouble(
+        "not_kept",
+        409,
+        "These particulars are not kept",
+        "The person has not given them, so that there is nothing to see.",
+    ),
+    Trouble(
+        "no_erasure_proposed",
+        409,
+        "No erasure waits for approval",
+        "Propose it first; a second operator approves it.",
+    ),
+    Trouble(
+        "erasure_changed",
+        409,
+        "Another erasure is proposed",
+        "It is proposed on another `basis`; look at it again before you approve.",
+    ),
     # --- what happened to the store -----------------------------------------------------------
     Trouble(
         "store_unavailable",

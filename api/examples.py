@@ -364,6 +364,42 @@ FAIRNESS: Final = {
 }
 
 
+# Persons
+
+PERSON_NAME: Final = "per_main_6664a42048c6d6d7fe3657e39b14155c"
+PARTICULARS: Final = {"telephone": "+8613800000000", "payee_name": "李 Li"}
+INSPECTION: Final = {"fields": ["telephone"], "purpose": "delivery"}
+INSPECTED: Final = {
+    "person": PERSON_NAME,
+    "fields": ["telephone"],
+    "purpose": "delivery",
+    "until": "2026-05-03T02:30:00.184213Z",
+}
+BASIS: Final = {"basis": "written_request"}
+PARTICULARS_VIEW: Final = {
+    "person": PERSON_NAME,
+    "state": "known",
+    "kept": ["telephone", "payee_name"],
+    "telephone": "+8613800000000",
+    "address": None,
+    "payee_name": None,
+    "inspections": [
+        {
+            "by": "0d2f4be8a1c34d7790b5f6a3e2c1d845",
+            "fields": ["telephone"],
+            "purpose": "delivery",
+            "at": "2026-05-03T02:15:00.184213Z",
+            "until": "2026-05-03T02:30:00.184213Z",
+        }
+    ],
+}
+
+
+def person(state: str) -> dict[str, Any]:
+    """How a person stands."""
+    return {"person": PERSON_NAME, "state": state, "kept": ["telephone", "payee_name"]}
+
+
 # A public draw
 
 ENTRY_ID: Final = "ent_main_5a0c6d3b1e7f5c2d9a4b8e6f7c1d2a3b"

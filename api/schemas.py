@@ -34,6 +34,7 @@ from api.daily.views import DailyProofList
 from api.drawviews import DRAW_VIEWS
 from api.fairness import FairnessReport
 from api.groupviews import GROUP_VIEWS
+from api.personviews import PERSON_VIEWS
 from api.transparency import LogView
 from api.views import VIEWS
 from campaigns.campaign import PER_PERSON_MAX
@@ -48,6 +49,9 @@ from campaigns.packets.replies import (
     PaymentReply,
 )
 from campaigns.packets.terms import TIERS_MAX
+from campaigns.persons.person import Basis, Purpose
+from campaigns.persons.person import Field as Particular
+from campaigns.persons.replies import InspectionReply, PersonReply
 from campaigns.replies import (
     CampaignReply,
     CouponReply,
@@ -161,6 +165,7 @@ Currency = Annotated[
 ]
 Name = Annotated[StrictStr, Field(min_length=1, max_length=120), AfterValidator(_plain_text)]
 Reason = Annotated[StrictStr, Field(min_length=1, max_length=200), AfterValidator(_plain_text)]
+Address = Annotated[StrictStr, Field(min_length=1, max_length=400), AfterValidator(_plain_text)]
 Slug = Annotated[StrictStr, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")]
 PersonId = Annotated[
     StrictStr,
@@ -573,6 +578,41 @@ class TokenBody(Body):
         return self
 
 
+class ParticularsBody(Body):
+    """Particulars; each one replaces the one before. They are kept sealed and never told again."""
+
+    telephone: Telephone | None = None
+    address: Address | None = None
+    payee_name: Name | None = None
+
+    @model_validator(mode="after")
+    def _something(self) -> Self:
+        if self.telephone is None and self.address is None and self.payee_name is None:
+            raise PydanticCustomError("nothing_given", "At least one particular must be given.")
+        return self
+
+
+class InspectionBody(Body):
+    """Which particulars an operator wants to read, and what for."""
+
+    fields: Annotated[
+        list[Particular], Field(min_length=1, max_length=3), AfterValidator(_no_twins)
+    ]
+    purpose: Purpose
+
+
+class ErasureBody(Body):
+    """That one gives up what one holds: coupons, packets, purses and entries."""
+
+    give_up: Literal[True]
+
+
+class BasisBody(Body):
+    """On what an operator asks for an erasure on behalf of a person."""
+
+    basis: Basis
+
+
 # --- all of them, for the documentation -----------------------------------------------------------
 
 BODIES: Final[tuple[type[Body], ...]] = (
@@ -591,6 +631,10 @@ BODIES: Final[tuple[type[Body], ...]] = (
     FillingBody,
     GroupBody,
     ShareBody,
+    ParticularsBody,
+    InspectionBody,
+    ErasureBody,
+    BasisBody,
     SessionBody,
     TokenBody,
 )
@@ -611,6 +655,9 @@ REPLIES: Final[tuple[type[msgspec.Struct], ...]] = (
     GivingUpReply,
     GroupReply,
     ShareReply,
+    PersonReply,
+    InspectionReply,
+    *PERSON_VIEWS,
     FairnessReport,
     *DRAW_VIEWS,
     *GROUP_VIEWS,

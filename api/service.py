@@ -39,6 +39,8 @@ from api.signing import Signer
 from api.tokens import Checked, TokenRules, Tokens
 from api.traffic import CampaignTraffic
 from api.transparency import check_logs
+from api.vault.vault import Erased
+from api.vault.wiring import vault_of
 from api.views import BookReadiness, Readiness
 from api.wallets.journal import Journal, Standing
 from campaigns.accounting import check_postings
@@ -96,7 +98,9 @@ class Service:
         self.signer = Signer(settings.refusal_secret())
         self.draw_key = cache(settings.draw_secret)
         """Read once, when it is first needed: each claim of a seeded packet and each share asks."""
+        self.vault = vault_of(settings)
         self.tokens = _tokens(settings, self.dev_issuer, self.pseudonyms, now)
+        self.tokens.persons = self._person_of
         self.sessions = Sessions(settings.session_secrets(), settings.session_s, now)
         self.datastore = Datastore(
             settings.database_url.get_secret_value(), pool_size=settings.pool_size
@@ -214,6 +218,19 @@ class Service:
         checked = await self.tokens.checked(_authorization(call))
         await self._welcome(call, checked.caller)
         return checked
+
+    async def _person_of(self, identity: str) -> str:
+        """Return the person of a verified identity; raise the problem of one who was erased."""
+        keyed = self.pseudonyms.of(identity)
+        if self.vault.needs_no_row(keyed):
+            return keyed
+        try:
+            return await self.in_store(lambda cursor: self.vault.resolve(cursor, keyed))
+        except Erased as erased:
+            facts = {} if erased.until is None else {"until": erased.until.isoformat()}
+            raise Problem(
+                "person_erased", "The person of this identity was erased.", facts=facts
+            ) from None
 
     async def _welcome(self, call: Incoming, caller: Caller) -> None:
         """Note who calls; raise when calls of theirs are not taken now."""
@@ -377,6 +394,7 @@ class Service:
             key = self.settings.pseudonym_secret()
             mark = hmac.digest(key, b"tidebook pseudonym key", "sha256").hex()[:16]
             self._require_mark(cursor, "pseudonym_key", mark, "TIDEBOOK_PSEUDONYM_KEY")
+            self._require_mark(cursor, "persons", self.settings.persons, "TIDEBOOK_PERSONS")
             self._require_mark(cursor, "clock", self.settings.clock, "TIDEBOOK_CLOCK")
             check_logs(cursor, self.settings.home, self.settings.books, self.settings.log_witnesses)
 

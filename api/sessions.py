@@ -51,6 +51,10 @@ _SUSPEND: Final = """
 INSERT INTO revocation (subject, until) VALUES (%s, 'infinity')
 ON CONFLICT (subject) DO UPDATE SET until = excluded.until
 """
+_LET_GO: Final = """
+INSERT INTO revocation (subject, until) VALUES (%s, to_timestamp(%s))
+ON CONFLICT (subject) DO UPDATE SET until = excluded.until
+"""
 _LIFT: Final = "DELETE FROM revocation WHERE subject = %s"
 
 
@@ -106,6 +110,11 @@ class Revocations:
         self.sessions |= {session}
 
 
+    def note_scope(self, scope: str) -> None:
+        """Refuse a caller here at once."""
+        self.scopes |= {scope}
+
+
 def revoke(cursor: Any, session: bytes, until: float) -> None:
     """End a session on every server; `until` is when it would have ended anyway."""
     cursor.execute(_DROP_PAST)
@@ -115,6 +124,12 @@ def revoke(cursor: Any, session: bytes, until: float) -> None:
 def suspend(cursor: Any, scope: str) -> None:
     """Refuse every call of a scope, such as `merchant:tea-house`, until it is lifted."""
     cursor.execute(_SUSPEND, (scope,))
+
+
+def let_go(cursor: Any, scope: str, until: float) -> None:
+    """Refuse the calls of a scope until an instant only, when none of them has a token any more."""
+    cursor.execute(_DROP_PAST)
+    cursor.execute(_LET_GO, (scope, until))
 
 
 def lift(cursor: Any, scope: str) -> bool:

@@ -224,6 +224,26 @@ class Settings(BaseSettings):
         "server of one ledger. Without it one is made once in the home.",
     )
 
+    persons: Literal["keyed", "vault"] = Field(
+        "keyed",
+        description="How persons are named in a ledger that is begun, for its whole life. "
+        "`keyed`: by a keyed hash of the identity, which whoever has the key can make again. "
+        "`vault`: by chance, kept in the vault, so that nobody can tell after an erasure.",
+    )
+    vault: Path | None = Field(
+        None,
+        description="Directory of the vault's epoch keys and of the list of the erased, shared by "
+        "every process of one ledger; without it `vault` in the home. Never in a backup of the "
+        "database, and in its own no longer than [erasure](../erasure.md#backups) says.",
+    )
+    erasure_after_s: float = Field(
+        60.0,
+        ge=0,
+        le=86_400,
+        description="Seconds from the request of an erasure until it is done: every server has to "
+        "have heard that the person's sessions have ended, which takes up to a minute.",
+    )
+
     session_s: int = Field(
         300,
         ge=10,
@@ -501,6 +521,11 @@ class Settings(BaseSettings):
     def beacon_sources(self) -> tuple[str, ...]:
         """Return where the beacon's values come from."""
         return self.beacons or (str(self.home / "beacons.jsonl"),)
+
+    @property
+    def vault_folder(self) -> Path:
+        """Where the epoch keys and the list of the erased are."""
+        return self.vault or self.home / "vault"
 
     @property
     def lists(self) -> Path:

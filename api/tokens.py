@@ -12,7 +12,7 @@ import binascii
 import hashlib
 import re
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Final, NamedTuple, Protocol
@@ -112,6 +112,8 @@ class Tokens:
         self._rules = rules
         self._keys = keys
         self._pseudonyms = pseudonyms
+        self.persons: Callable[[str], Awaitable[str]] = self._keyed
+        """Tells the person of a verified identity."""
         self._now = now
         self._seen: OrderedDict[bytes, Checked] = OrderedDict()
 
@@ -138,7 +140,7 @@ class Tokens:
             raise unauthenticated(UNSIGNED)
         claims = await self._claims(authorization)
         believed_until = min(claims.exp, self._now() + CACHE_S)
-        checked = Checked(self._named_by(claims), believed_until, claims.exp)
+        checked = Checked(await self._named_by(claims), believed_until, claims.exp)
         self._seen[hashlib.sha256(authorization).digest()] = checked
         if len(self._seen) > CACHE_TOKENS:
             self._seen.popitem(last=False)
@@ -159,7 +161,10 @@ class Tokens:
         _check_parties(claims, self._rules)
         return claims
 
-    def _named_by(self, claims: Claims) -> Caller:
+    async def _keyed(self, identity: str) -> str:
+        return self._pseudonyms.of(identity)
+
+    async def _named_by(self, claims: Claims) -> Caller:
         identity = claims.sub if claims.identity is None else claims.identity
         if not (_is_name(claims.sub) and _is_name(identity)):
             raise unauthenticated("The token names nobody.")
@@ -167,7 +172,7 @@ class Tokens:
         merchant = claims.merchant if role == "merchant" else None
         if role == "merchant" and not (merchant and MERCHANT.fullmatch(merchant)):
             raise unauthenticated("A merchant's token must name the merchant.")
-        return Caller.of(role, self._pseudonyms.of(identity), merchant)
+        return Caller.of(role, await self.persons(identity), merchant)
 
 
 def _taken_apart(authorization: bytes) -> _Signed:

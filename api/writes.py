@@ -61,6 +61,10 @@ SUCCESS: Final[dict[str, int]] = {
     "share_taken": 201,
     "giving_up_proposed": 202,
     "group_returned": 200,
+    "particulars_kept": 200,
+    "particulars_inspected": 201,
+    "erasure_proposed": 202,
+    "erasure_requested": 202,
 }
 """What happened → the status that says so."""
 
@@ -252,6 +256,11 @@ class _Awaited(Passage):
     def tell_fault(self, error: Exception) -> None:
         if not self._waiter.done():
             self._waiter.set_exception(error)
+
+
+async def awaited(service: Service, caller: Caller, asked: Asked, began: float) -> Reply:
+    """Ask the writer and return the reply, or raise the problem or fault."""
+    return await _Awaited(service, caller, asked, began).reply()
 
 
 @lru_cache(maxsize=4_096)

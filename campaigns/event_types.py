@@ -11,6 +11,7 @@ from campaigns.draws.entry import ENTRY_EVENTS
 from campaigns.groups.group import GROUP_EVENTS
 from campaigns.groups.purse import PURSE_EVENTS
 from campaigns.packets.packet import PACKET_EVENTS
+from campaigns.persons.person import PERSON_EVENTS
 from ledger.events import EventMapper, EventTypes
 
 EVENT_TYPES: Final = EventTypes(
@@ -22,6 +23,7 @@ EVENT_TYPES: Final = EventTypes(
         *GROUP_EVENTS,
         *DRAW_EVENTS,
         *ENTRY_EVENTS,
+        *PERSON_EVENTS,
     )
 )
 MAPPER: Final = EventMapper(EVENT_TYPES)

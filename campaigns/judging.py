@@ -57,6 +57,8 @@ from campaigns.groups.judging import GroupAudit, Judge
 from campaigns.packets import judging as packets
 from campaigns.packets.judging import Handout, PacketAudit, Reports
 from campaigns.packets.packet import PacketClaimed
+from campaigns.persons.judging import GRANTS, PersonAudit
+from campaigns.persons.person import PERSON_EVENTS
 from campaigns.redrawing import Lottery, Wrong
 from campaigns.replies import CAMPAIGN_PREFIX, COUPON_PREFIX
 from ledger.appending import Capacity
@@ -190,12 +192,16 @@ class CampaignAudit:
         self._rules[PacketClaimed] = self._packet_claimed
         self.draws: dict[UUID, PublicDrawAudit] = {}
         self._rules |= dict.fromkeys((*DRAW_EVENTS, *ENTRY_EVENTS), self._public_draw_event)
+        self.persons = PersonAudit(self._here)
+        self._rules |= dict.fromkeys(PERSON_EVENTS, self.persons.feed)
 
     def feed(self, position: int, event: Event) -> None:
         """Judge one event."""
         self._position = position
         self._was_owed = self._owed is not None and self._is_paid(self._owed, event)
         self._rules[type(event)](event)
+        if self.persons.erased and isinstance(event, GRANTS):
+            self.persons.granted(event)
 
     def skip(self, stream: UUID) -> None:
         """Pass over an event of a stream that cannot be judged any more.
@@ -206,6 +212,7 @@ class CampaignAudit:
         self._owed = None
         self.groups.skip(stream)
         self.packets.skip(stream)
+        self.persons.skip(stream)
         if stream in self.pots:
             self.pots[stream].judged = False
 

@@ -185,6 +185,18 @@ PRECEDENCE: Final[dict[str, tuple[str, ...]]] = {
         "self_approval",
     ),
     "return_group": ("not_found", "group_closed", "still_open", "other_seed"),
+    "keep_particulars": ("person_erased", "erasure_begun"),
+    "inspect_particulars": ("person_erased", "erasure_begun", "not_kept"),
+    "request_erasure": ("person_erased", "erasure_begun"),
+    "propose_erasure": ("person_erased", "erasure_begun"),
+    "approve_erasure": (
+        "person_erased",
+        "erasure_begun",
+        "no_erasure_proposed",
+        "self_approval",
+        "erasure_changed",
+    ),
+    "record_erasure": ("person_erased",),
 }
 """Command → its refusal codes, the first that applies is answered."""
 

@@ -57,6 +57,7 @@ from campaigns.packets.packet import (
     PacketRefunded,
     PacketWalletClosed,
 )
+from campaigns.persons.person import PERSON_EVENTS
 from ledger.commit import Fold
 from ledger.events import Event
 from ledger.history import History, Positioned
@@ -185,6 +186,7 @@ class BookAt:
             **dict.fromkeys(PACKET_EVENTS, self._packet_event),
             **dict.fromkeys((*DRAW_EVENTS, *ENTRY_EVENTS), self._public_draw),
             **dict.fromkeys((*GROUP_EVENTS, *PURSE_EVENTS), self._group_event),
+            **dict.fromkeys(PERSON_EVENTS, _nothing_held),
         }
 
     def apply(self, positioned: Positioned) -> None:
@@ -291,6 +293,10 @@ class BookAt:
         for counts in self._counts(event):
             counts.held -= 1
             counts.voided += 1
+
+
+def _nothing_held(_event: Event) -> None:
+    """What is recorded of a person moves nothing: what erasure gives up has events of its own."""
 
 
 def _count_packet(counts: PacketCounts, event: Any) -> None:

@@ -17,6 +17,7 @@ from api.cli import (
     daily,
     deciding,
     drawing,
+    erasing,
     exporting,
     fairness,
     luohu,
@@ -68,6 +69,7 @@ for panel, commands in (
             drawing.bundle,
             wallets.reconcile,
             fairness.fairness,
+            erasing.erasure,
         ),
     ),
     (

@@ -161,12 +161,20 @@ class _Wanted:
             document, print_it = show(history, self.own, until, head)
             return document, print_it
         if self.identity is not None:
-            from api.callers import Pseudonyms
-
-            self.person = Pseudonyms(settings.pseudonym_secret()).of(self.identity)
+            self.person = _person_of(datastore, settings, self.identity)
         if self.person is not None:
             return _person(history, self.person, until, head)
         return _all(history, until, head)
+
+
+def _person_of(datastore: Datastore, settings: Settings, identity: str) -> str:
+    from api.vault.wiring import person_of_identity
+
+    with datastore.transaction() as cursor:
+        person = person_of_identity(settings, cursor, identity)
+    if person is None:
+        raise Trouble("--identity: nobody is known by it, or whoever was known by it was erased")
+    return person
 
 
 def public_id(option: str, text: str | None, prefix: str) -> Any:

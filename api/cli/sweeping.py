@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from api.returner import Returner
     from api.settings import Settings
     from api.sweeper import Sweeper
+    from api.vault.eraser import Eraser
     from ledger.commit import GroupCommit
     from ledger.datastore import Datastore
     from projections.projection import Projection
@@ -71,9 +72,10 @@ def sweep(
         sweepers = [_sweeper(datastore, writer, simulated) for writer in writers]
         returners = [_returner(datastore, writer, settings, simulated) for writer in writers]
         finishers = [_finisher(datastore, writer, settings, simulated) for writer in writers]
+        eraser = _eraser(datastore, writers, settings, simulated)
         if finite:
             each = list(zip(sweepers, returners, finishers, strict=True))
-            return _sweep_once(datastore, each, instant, as_json)
+            return _sweep_once(datastore, each, eraser, instant, as_json)
         drawers = [_drawer(datastore, writer, settings, simulated) for writer in writers]
         holders = [_holder(datastore, writer, settings, simulated) for writer in writers]
         with running(settings) as stop:
@@ -84,6 +86,7 @@ def sweep(
                     *((f"{one.book} hold", lambda one=one: one.run(stop)) for one in holders),
                     *((f"{one.book} return", lambda one=one: one.run(stop)) for one in returners),
                     *((f"{one.book} finish", lambda one=one: one.run(stop)) for one in finishers),
+                    ("erase", lambda: eraser.run(stop)),
                 ],
                 stop,
             )
@@ -173,6 +176,21 @@ def _finisher(
     return Finisher(datastore, writer, cache(settings.draw_secret), by_the_book=simulated)
 
 
+def _eraser(
+    datastore: Datastore, writers: list[GroupCommit], settings: Settings, simulated: bool
+) -> Eraser:
+    from api.vault.eraser import Eraser
+    from api.vault.wiring import vault_of
+
+    return Eraser(
+        datastore,
+        writers,
+        vault_of(settings),
+        after_s=settings.erasure_after_s,
+        by_the_book=simulated,
+    )
+
+
 def _drawer(
     datastore: Datastore, writer: GroupCommit, settings: Settings, simulated: bool
 ) -> Drawer:
@@ -259,10 +277,12 @@ def writer_of(datastore: Datastore, book: str, settings: Settings) -> Iterator[G
 def _sweep_once(
     datastore: Datastore,
     each: list[tuple[Sweeper, Returner, Finisher]],
+    eraser: Eraser,
     at: datetime | None,
     as_json: bool,
 ) -> int:
     """Sweep once, keeping what is looked at up meanwhile in case that nobody else does."""
+    from api.vault.eraser import LOOKED_AT
     from projections.groups import GROUPS
     from projections.packets import PACKETS
     from projections.wallets import WALLETS
@@ -288,9 +308,15 @@ def _sweep_once(
                 "behind": swept.behind or returned.behind,
             }
         )
+    with ExitStack() as stack:
+        for sweeper, _, _ in each:
+            stack.enter_context(_kept_up(datastore, sweeper.book, *LOOKED_AT))
+        erased = eraser.sweep().erased
     if as_json:
         output.print_json(document)
     else:
+        if erased:
+            print(f"{len(erased):,} persons erased")
         for row in document:
             print(f"{row['book']}: {row['expired']:,} expired, {row['refused']:,} judged otherwise")
             if row["groups"] or row["purses"]:

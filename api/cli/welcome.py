@@ -133,14 +133,14 @@ def welcome(settings: Settings, *, examples: bool) -> None:
 def _open_examples(settings: Settings, base: str) -> list[Opened]:
     import httpx
 
-    from api.callers import Pseudonyms
     from api.issuers import DevelopmentIssuer
 
     issuer = DevelopmentIssuer(settings.issuer_secret(), settings.oidc_audience, time.time)
     tokens = [issuer.token("operator", f"example operator {n}") for n in (1, 2)]
-    sender = Pseudonyms(settings.pseudonym_secret()).of(SENDER)
+    tourist = {"Authorization": f"Bearer {issuer.token('tourist', SENDER)}"}
     try:
         with httpx.Client(base_url=base, timeout=TIMEOUT_S, trust_env=False) as client:
+            sender = client.get("/v1/person", headers=tourist).raise_for_status().json()["person"]
             return [_open_example(client, example, sender, *tokens) for example in EXAMPLES]
     except httpx.HTTPError as error:
         sys.stderr.write(f"tidebook: the example campaigns could not be opened: {error}\n")

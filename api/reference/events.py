@@ -13,7 +13,7 @@ from uuid import UUID, uuid5
 import msgspec
 from msgspec import UnsetType
 
-from api.reference import draws, groups, packets
+from api.reference import draws, groups, packets, persons
 from api.reference.markdown import block, code, codes, document, table
 from campaigns import campaign as c
 from campaigns import coupon as k
@@ -218,6 +218,7 @@ def _story() -> Iterator[Event]:
         *draws.story(_CAMPAIGN, _PERSON),
         *packets.story(_CAMPAIGN, _PERSON, _COUPON),
         *groups.story(_CAMPAIGN, _PERSON),
+        *persons.story(_PERSON),
     )
     for cls, role, stream, version, own in told:
         actor = actors[role]
@@ -265,7 +266,7 @@ def _fields(cls: type[msgspec.Struct], without: tuple[str, ...] = ()) -> str:
 
 
 _OWN_MEANINGS: Final[tuple[tuple[tuple[type[Event], ...], dict[str, str]], ...]] = tuple(
-    (one.KINDS, one.MEANINGS) for one in (draws, packets, groups)
+    (one.KINDS, one.MEANINGS) for one in (draws, packets, groups, persons)
 )
 
 
@@ -304,5 +305,7 @@ def _type(kind: Any) -> str:
         return " or ".join(code(value) for value in arguments)
     if origin in (UnionType, Union):
         return " or ".join(_type(argument) for argument in arguments)
+    if origin is dict:
+        return f"object: {_type(arguments[0])} to {_type(arguments[1])}"
     assert origin in (list, tuple), f"no words for {kind}"
     return f"list of {_type(arguments[0])}"

@@ -33,6 +33,15 @@ PurseId = Annotated[str, _id_in_path("purse", "prs", "9d2b1c0e7a3f5d4e8b6c2a1f0e
 GroupId = Annotated[str, _id_in_path("group packet", "grp", "4e6f8a1b3c5d5e7f9a0b2c4d6e8f0a1b")]
 PacketId = Annotated[str, _id_in_path("packet", "pkt", "2b1f0a7e5d3c5e8f9a6b4c2d1e0f9a8b")]
 
+PersonName = Annotated[
+    str,
+    Path(
+        description="A person, as `GET /v1/me/particulars` names oneself.",
+        examples=["per_main_6664a42048c6d6d7fe3657e39b14155c"],
+        json_schema_extra={"pattern": "^per_[a-z][a-z0-9]{0,15}_[0-9a-f]{32}$"},
+    ),
+]
+
 Success = tuple[str, type[msgspec.Struct], Any]
 """The code of a success, its reply and an example."""
 
@@ -113,6 +122,9 @@ def add_write(router: APIRouter, write: Write[Any], words: Words) -> None:
     async def on_packet(request: Request, packet: PacketId) -> Response:
         return as_response(await write.answer(service_of(request), call_of(request), packet))
 
+    async def on_person(request: Request, person: PersonName) -> Response:
+        return as_response(await write.answer(service_of(request), call_of(request), person))
+
     endpoints: dict[str | None, Callable[..., Any]] = {
         None: bare,
         "cmp": on_campaign,
@@ -120,6 +132,7 @@ def add_write(router: APIRouter, write: Write[Any], words: Words) -> None:
         "pkt": on_packet,
         "prs": on_purse,
         "grp": on_group,
+        "per": on_person,
     }
     router.add_api_route(
         write.route,

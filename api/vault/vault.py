@@ -34,6 +34,7 @@ SELECT until FROM tidebook.person_suppression WHERE tag = %s AND until > now()
 """
 _LINK: Final = "SELECT epoch, sealed FROM tidebook.person_link WHERE tag = %s"
 _KEY: Final = "SELECT epoch, sealed FROM tidebook.person_key WHERE person = %s"
+_CAME_BACK: Final = "SELECT person FROM tidebook.person_key WHERE person = ANY (%s)"
 _ADD_LINK: Final = """
 INSERT INTO tidebook.person_link (tag, epoch, sealed) VALUES (%s, %s, %s)
 ON CONFLICT (tag) DO NOTHING
@@ -103,6 +104,13 @@ class Vault:
             raise Erased(None)  # a row that should be gone: the eraser removes it again
         return person
 
+    def look_up(self, cursor: Any, keyed: str) -> str | None:
+        """Return the person of an identity, None where nobody is known by it now."""
+        if self.needs_no_row(keyed):
+            return keyed
+        person = self._linked(cursor, self._tag(keyed))
+        return None if person is None or self.keyring.is_erased(person) else person
+
     def key(self, cursor: Any, person: str) -> bytes | None:
         """Return a person's key; None when there never was one or it was destroyed."""
         if self.keyring.is_erased(person):
@@ -139,6 +147,11 @@ class Vault:
         """Whether the database has a key of this person, wrapped as it may be."""
         cursor.execute(_KEY, (person,))
         return cursor.fetchone() is not None
+
+    def came_back(self, cursor: Any) -> set[str]:
+        """Return who is on the list of the erased and has a row: a backup brought it back."""
+        cursor.execute(_CAME_BACK, (sorted(self.keyring.erased()),))
+        return {person for (person,) in cursor.fetchall()}
 
     def forget_tags(self, cursor: Any) -> int:
         """Remove the tags whose time is over; return how many."""

@@ -20,4 +20,9 @@ CREATE TABLE person_suppression (
     until timestamptz NOT NULL -- the row is removed then
 );
 
+-- A ledger that was begun before there was a choice keeps the pseudonyms that it has.
+INSERT INTO installation (name, value)
+SELECT 'persons', 'keyed' FROM installation WHERE name = 'pseudonym_key'
+ON CONFLICT DO NOTHING;
+
 GRANT SELECT, INSERT, UPDATE, DELETE ON person_key, person_link, person_suppression TO tidebook_app;
