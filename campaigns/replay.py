@@ -41,8 +41,8 @@ from campaigns.groups.group import (
     GROUP_FOLD,
     Group,
     GroupClosed,
-    GroupGivenUp,
     GroupFunded,
+    GroupGivenUp,
     GroupShareTaken,
 )
 from campaigns.groups.purse import PURSE_EVENTS, PURSE_FOLD, Purse, PurseFillingProposed
