@@ -24,6 +24,13 @@ from campaigns.draws.enrolling import EnterMany, Registration
 from campaigns.event_types import EVENT_TYPES, MAPPER
 from campaigns.packets import commands as p
 from campaigns.packets.terms import PacketTerms, Tier
+from campaigns.persons.commands import (
+    ApproveErasure,
+    InspectParticulars,
+    KeepParticulars,
+    ProposeErasure,
+    RecordErasure,
+)
 from campaigns.refusals import Refusal
 from campaigns.replaying import asking, reexecution
 from campaigns.replaying.asking import no_draw_key
@@ -372,3 +379,23 @@ def test_a_batch_of_registrations_is_decided_again(datastore: Datastore) -> None
     assert findings == []
     assert tally.decided["registered"] == 2
     assert tally.skipped == {"void": 1}
+
+
+def test_what_was_sealed_and_erased_is_decided_again_unopened(datastore: Datastore) -> None:
+    """Sealed particulars are bytes like any others; no person's key is needed."""
+    desk = Desk(datastore)
+    who, eraser = person(1), Actor("eraser", "system")
+    bob = Actor("operator", "b" * 32)
+    asked: list[tuple[c.Command, Actor, str]] = [
+        (KeepParticulars(desk.book, who, {"telephone": "c2VhbGVk"}), tourist(who), "kept"),
+        (InspectParticulars(desk.book, who, ("telephone",), "contact"), ALICE, "inspected"),
+        (ProposeErasure(desk.book, who, "guardian"), ALICE, "proposed"),
+        (ApproveErasure(desk.book, who, "guardian"), bob, "requested"),
+        (RecordErasure(desk.book, who), eraser, "erased"),
+    ]
+    for command, by, code in asked:
+        assert desk.send(command, by).code.endswith(code)
+    desk.close()
+    findings, tally = again(datastore)
+    assert findings == []
+    assert (tally.decided.total(), tally.skipped.total()) == (5, 0)
