@@ -19,6 +19,7 @@ from types import TracebackType
 from typing import Final, NamedTuple
 from uuid import UUID
 
+from campaigns.export_window import Window
 from campaigns.verification import Audit
 from ledger.exporting.form import (
     MANIFEST,
@@ -52,6 +53,9 @@ from ledger.verification import Finding
 
 AHEAD: Final = 2
 """Files that are proved before the rules of the first of them are judged, for each process."""
+
+IN_MEMORY: Final = 200_000
+"""Events of a book that is judged in memory alone; of a longer one it is kept on the disk."""
 
 WORKER_BYTES: Final = 6 << 30
 """Address space of a process that reads files: what asks for more fails instead of taking it."""
@@ -125,6 +129,7 @@ class _Verification:
         self._report = report
         self._roots = Roots(manifest.book)
         self._audit = Audit(manifest.book)
+        self._window = Window(self._audit) if manifest.size > IN_MEMORY else None
         self._judged = 0
         self._is_whole = True
         self._last: Signed | None = None
@@ -192,6 +197,8 @@ class _Verification:
 
     def _feed(self, group: Group) -> None:
         feed, audit = self._audit.feed, self._audit
+        if self._window is not None:
+            self._window.begin(group.streams, group.states)
         streams = [UUID(bytes=stream) for stream in group.streams]
         rows = zip(
             group.positions, streams, group.versions, group.topics, group.states, strict=True
@@ -205,9 +212,13 @@ class _Verification:
                 self._report(Finding("instant_differs", where, expected, found))
             if audit.has_findings:
                 self._tell(audit.take_findings())
+        if self._window is not None:
+            self._window.end()
         self._judged = group.positions[-1]
 
     def _finish(self) -> None:
+        if self._window is not None:
+            self._window.finish()
         if self._is_whole:
             self._audit.finish()
             self._tell(self._audit.take_findings())

@@ -150,7 +150,8 @@ class CampaignAudit:
         self.redeemed_minor: defaultdict[str, int] = defaultdict(int)
         self.pots: dict[UUID, Pot] = {}
         self._book = Book(book)
-        self._coupons: dict[int, int] = {}
+        self.coupons: dict[int, int] = {}
+        """Coupon → state, ordinal and mark of the redemption, as one number."""
         self._owed: _Owed | None = None
         self._was_owed = False
         self._rolling: tuple[UUID, int] | None = None
@@ -567,12 +568,12 @@ class CampaignAudit:
     def _begun(self, event: CouponClaimed | CouponEntered | PacketClaimed, to: int) -> Pot | None:
         """Take a coupon's entry or claim; return its campaign when both are known."""
         coupon = event.originator_id
-        kept = self._coupons.get(coupon.int)
+        kept = self.coupons.get(coupon.int)
         if kept is not None and (to == _ENTERED or kept & _STATE_MASK != _ENTERED):
             self._here("illegal_step", f"one claim of {self._coupon_name(coupon)}", "another")
             return None
         ordinal = min(max(event.n, 0), _ORDINAL_MASK)
-        self._coupons[coupon.int] = ordinal << _ORDINAL_BITS_FROM | to
+        self.coupons[coupon.int] = ordinal << _ORDINAL_BITS_FROM | to
         pot = self.pots.get(event.campaign)
         if pot is None:
             self._unknown("campaign_unknown", "a campaign that was drafted", event.campaign.hex)
@@ -630,7 +631,7 @@ class CampaignAudit:
             return False
         if not 1 <= n <= limit:
             return self._here("person_limit", f"1 to {limit}", n)
-        if n > 1 and pot.coupon(person, n - 1) not in self._coupons:
+        if n > 1 and pot.coupon(person, n - 1) not in self.coupons:
             return self._unknown("ordinal_skipped", f"number {n - 1} first", n)
         return True
 
@@ -659,13 +660,13 @@ class CampaignAudit:
     def _coupon_step(self, event: Any, allowed: int, to: int, mark: int = 0) -> Pot | None:
         """Take a coupon's step; return its campaign when the step is one that may be judged."""
         coupon = event.originator_id
-        kept = self._coupons.get(coupon.int)
+        kept = self.coupons.get(coupon.int)
         if kept is None:
             self._unknown("coupon_unknown", "coupon.claimed first", event.TOPIC)
             return None
         state = kept & _STATE_MASK
         n = kept >> _ORDINAL_BITS_FROM & _ORDINAL_MASK
-        self._coupons[coupon.int] = mark << _MARK_BITS_FROM | n << _ORDINAL_BITS_FROM | to
+        self.coupons[coupon.int] = mark << _MARK_BITS_FROM | n << _ORDINAL_BITS_FROM | to
         pot = self.pots.get(event.campaign)
         if pot is None:
             self._unknown("campaign_unknown", "a campaign that was drafted", event.campaign.hex)
@@ -700,7 +701,7 @@ class CampaignAudit:
             self._check_amount(terms, event.discount_minor, event.currency)
 
     def _refunded(self, event: CouponRefunded) -> None:
-        redemption = self._coupons.get(event.originator_id.int, 0) >> _MARK_BITS_FROM
+        redemption = self.coupons.get(event.originator_id.int, 0) >> _MARK_BITS_FROM
         pot = self._coupon_step(event, _REDEEMED, _HELD)
         if pot is None:
             return

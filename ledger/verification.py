@@ -121,7 +121,8 @@ class BookAudit:
         self._outcomes = outcomes or {}
         self._tells = tells
         self._sources = tuple(f"{source}:" for source in sources)
-        self._versions: dict[int, int] = {}
+        self.versions: dict[int, int] = {}
+        """Stream → the version of its last event."""
         self._broken: set[int] = set()
         self._at: datetime | None = None
         self._asked: tuple[str, Actor, int] | None = None
@@ -178,8 +179,8 @@ class BookAudit:
             self.whole = False
             self._here("position_gap", f"position {expected}", f"position {entry.position}")
         stream = entry.stream.int
-        version = self._versions.get(stream, 0) + 1
-        self._versions[stream] = entry.version
+        version = self.versions.get(stream, 0) + 1
+        self.versions[stream] = entry.version
         if entry.version == version:
             return True
         self._here("stream_version", f"version {version} of {entry.stream}", entry.version)
