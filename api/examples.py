@@ -604,3 +604,51 @@ GROUP_FIGURES: Final = {
     "outstanding": money(0),
     "position": 15_070,
 }
+_LINE: Final = {
+    "position": 15_052,
+    "line": 1,
+    "at": "2026-05-03T03:40:09.551902Z",
+    "event": "coupon.redeemed",
+    "stream": COUPON.rpartition("_")[2],
+    "other": "holder:0f3c5a2b7d9e4816a0c2e4f6081a3c5e",
+    "amount": money(10_000),
+    "balance": money(46_189_500),
+}
+TRIAL_BALANCE: Final = {
+    "book": "main",
+    "position": 15_052,
+    "items": [
+        {
+            "kind": "sponsor",
+            "debited": money(0),
+            "credited": money(46_189_500),
+            "balance": money(-46_189_500),
+        },
+        {
+            "kind": "merchant",
+            "debited": money(46_803_000),
+            "credited": money(613_500),
+            "balance": money(46_189_500),
+        },
+    ],
+}
+ACCOUNTS: Final = {
+    "book": "main",
+    "position": 15_052,
+    "items": [
+        {
+            "account": "merchant:duty-free-haitang",
+            "opened": 41,
+            "opened_at": "2026-05-01T03:40:09.551902Z",
+            "balance": money(46_189_500),
+        }
+    ],
+    "next": None,
+}
+ACCOUNT_STATEMENT: Final = {
+    "book": "main",
+    "account": "merchant:duty-free-haitang",
+    "position": 15_052,
+    "items": [_LINE],
+    "next": None,
+}

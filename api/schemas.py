@@ -34,6 +34,7 @@ from api.daily.views import DailyProofList
 from api.drawviews import DRAW_VIEWS
 from api.fairness import FairnessReport
 from api.groupviews import GROUP_VIEWS
+from api.journalviews import JOURNAL_VIEWS
 from api.personviews import PERSON_VIEWS
 from api.transparency import LogView
 from api.views import VIEWS
@@ -658,6 +659,7 @@ REPLIES: Final[tuple[type[msgspec.Struct], ...]] = (
     PersonReply,
     InspectionReply,
     *PERSON_VIEWS,
+    *JOURNAL_VIEWS,
     FairnessReport,
     *DRAW_VIEWS,
     *GROUP_VIEWS,
