@@ -31,6 +31,7 @@ from campaigns.wire import Away, Wire, wire_to
 from ledger.datastore import Datastore
 from ledger.glance import Glance, connect, glance
 from ledger.history import History, state_of
+from ledger.warming import warm
 from projections.campaign_figures import beginning
 
 log = logging.getLogger(__name__)
@@ -55,6 +56,9 @@ AHEAD_S: Final = 60.0
 
 LOOK_AHEAD_EVERY_S: Final = 10.0
 """How often campaigns are looked for whose claims are about to begin."""
+
+WARM_EVERY_S: Final = 300.0
+"""Least time between two warmings of the store's cache."""
 
 HOLD_S: Final = 1.0
 """How long claims wait for the gate of their campaign to be built: time enough for two tries."""
@@ -150,6 +154,7 @@ class Gatekeeper:
         self._tasks: list[asyncio.Task[None]] = []
         self._connection: Any = None
         self._loop: Any = None
+        self._warmed_at = float("-inf")
 
     async def start(self) -> None:
         """Begin; the gate answers from now on."""
@@ -175,11 +180,20 @@ class Gatekeeper:
     # --- what others ask for ------------------------------------------------------------------
 
     async def look_ahead(self) -> None:
-        """Build what is about to begin; which campaigns these are, a projection hints."""
-        for book, campaign in await asyncio.to_thread(self._beginning):
+        """Build what is about to begin, and have the store ready for it.
+
+        Which campaigns these are, a projection hints.
+        """
+        beginning = await asyncio.to_thread(self._beginning)
+        for book, campaign in beginning:
             door = self.gate.door(book, campaign, POOL)
             if not door.epoch:
                 self._want(door.key, "sweep")
+        now = self._loop.time()
+        if beginning and now - self._warmed_at >= WARM_EVERY_S:
+            self._warmed_at = now
+            pages = await asyncio.to_thread(warm, self._datastore)
+            log.info("%d pages of indexes are in the store's cache", pages)
 
     def unknown(self, door: Door, *, broken: bool) -> None:
         """The gate knows nothing of a pool, or an older state, or what it has is broken."""

@@ -18,8 +18,9 @@ import signal
 import statistics
 import sys
 import tempfile
+import time
 from contextlib import ExitStack, closing
-from datetime import datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 from uuid import UUID
@@ -47,6 +48,9 @@ COUPONS: Final = 1_000_000
 
 TARGET: Final = 0.9
 WARM_UP_S: Final = 1.0
+ANNOUNCED: Final = timedelta(seconds=45)
+"""How long before its begin a campaign is opened; servers look ahead every ten seconds."""
+
 ROOM: Final = 2_000_000
 """Coupons that are left in the full campaign for those who claim in the measurement."""
 
@@ -149,6 +153,7 @@ class Big:
             sizes = {
                 name: size / options.coupons for name, size in full.sizes(options.coupons).items()
             }
+            self._announce(empty, full)
             self._turn(empty, full, campaign, WARM_UP_S, measured=False)
             for turn in range(1, options.runs + 1):
                 self._console.print(f"Turn {turn} of {options.runs} …")
@@ -196,6 +201,15 @@ class Big:
         self._console.print("Folding them into the projections …")
         done = msgspec.json.decode(site.tidebook.command("project", "--rebuild", "--json"))
         return float(sum(one["seconds"] for one in done))
+
+    def _announce(self, *sites: Site) -> None:
+        """Let a campaign be about to begin, as before every rush: the servers get ready for it."""
+        begins = datetime.now(UTC) + ANNOUNCED
+        for site in sites:
+            site.tidebook.staff.open_campaign("Announced", 1, begins=begins)
+            site.tidebook.command("project", "--once")
+        self._console.print(f"Waiting until {begins:%H:%M:%S}, when a campaign begins …")
+        time.sleep(max(0.0, (begins - datetime.now(UTC)).total_seconds()))
 
     def _turn(
         self, empty: Site, full: Site, campaign: str, seconds: float, *, measured: bool

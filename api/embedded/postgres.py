@@ -59,11 +59,13 @@ SETTINGS: Final[Mapping[str, str]] = MappingProxyType(
         # A machine that has other work too; `settings_for` sets the caches by its memory.
         "work_mem": "16MB",
         "maintenance_work_mem": "128MB",
-        "max_worker_processes": "4",
+        "max_worker_processes": "6",
         "max_parallel_workers": "2",
         "max_parallel_workers_per_gather": "1",
         "random_page_cost": "1.1",
         "jit": "off",
+        # What was cached before a restart is read back behind it.
+        "shared_preload_libraries": "pg_prewarm",
         # A checkpoint comes by the clock, never by size in the middle of a rush: after each one
         # every page of the large indexes is logged whole once more. The clock bounds how long a
         # crash keeps the server away, a tenth of the time that made the log to be repeated: that is
@@ -93,10 +95,10 @@ SETTINGS: Final[Mapping[str, str]] = MappingProxyType(
 )
 
 
-CACHE_SHARE: Final = 8
+CACHE_SHARE: Final = 4
 """PostgreSQL's own cache is this part of the memory: the hot indexes of a rush should fit."""
 
-CACHE_MB: Final = (128, 4096)
+CACHE_MB: Final = (128, 8192)
 """Least and most of it."""
 
 _LIMITS: Final = (

@@ -18,12 +18,15 @@ from typing import Any
 import pytest
 import redis
 
+from api import gatekeeper
 from api.callers import Caller
 from api.gatekeeper import Gatekeeper
 from api.plain import plain_call
 from campaigns.campaign import POOL
 from campaigns.gate import Verdict, tag_of
 from ledger.books import PublicId
+from ledger.datastore import Datastore
+from ledger.warming import warm
 from tests.api.conftest import MakeApp
 from tests.api.harness import App, draft_body
 from tests.conftest import wait_until
@@ -178,6 +181,31 @@ def test_the_gate_of_what_is_about_to_begin_is_built(app: App, redis_url: str) -
     assert app.claim(campaign).status_code == 201
     assert keeper.gate.tally.words[Verdict.UNSURE] == 0
     assert keeper.gate.tally.words[Verdict.ADMITTED] == 1
+
+
+def test_the_store_is_warmed_before_a_rush_and_not_again_at_once(
+    app: App, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Only where something is about to begin; the next look ahead finds it warm."""
+    keeper = app.service.gatekeeper
+    assert keeper is not None
+    warmed: list[int] = []
+
+    def counted(datastore: Datastore) -> int:
+        warmed.append(warm(datastore))
+        return warmed[-1]
+
+    monkeypatch.setattr(gatekeeper, "warm", counted)
+    app.project()
+    app.loop.run(keeper.look_ahead())
+    assert warmed == []
+    soon = draft_body(datetime.now(UTC) + timedelta(seconds=50))["claim_window"]
+    app.open_campaign(quota=30, claim_window=soon)
+    app.project()
+    app.loop.run(keeper.look_ahead())
+    app.loop.run(keeper.look_ahead())
+    [pages] = warmed
+    assert pages > 0
 
 
 def with_few(app: App, quota: int) -> tuple[str, Any]:
