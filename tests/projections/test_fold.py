@@ -16,6 +16,7 @@ from ledger.datastore import Datastore
 from projections import campaign_figures as figures
 from projections import merchant_balances as merchants
 from projections import wallets
+from projections.erasures import ERASURES
 from projections.groups import GROUPS
 from projections.packets import PACKETS
 from projections.projection import Projection
@@ -79,6 +80,7 @@ def check_fold(datastore: Datastore, projection: Projection, history: History) -
         "merchant_balances": check_merchants,
         "groups": check_no_groups,
         "packets": check_no_packets,
+        "erasures": check_no_erasures,
     }
     check[projection.name](datastore, history)
 
@@ -86,6 +88,12 @@ def check_fold(datastore: Datastore, projection: Projection, history: History) -
 def check_no_groups(datastore: Datastore, _history: History) -> None:
     """Coupons have neither purses nor groups; those of packets are in `test_groups.py`."""
     rows = rows_of(datastore, GROUPS)
+    assert not any(rows[table] for table in rows if table != "tracking")
+
+
+def check_no_erasures(datastore: Datastore, _history: History) -> None:
+    """Nobody asked to be erased; erasures are in `tests/persons`."""
+    rows = rows_of(datastore, ERASURES)
     assert not any(rows[table] for table in rows if table != "tracking")
 
 
