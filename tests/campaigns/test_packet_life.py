@@ -256,12 +256,13 @@ class PacketLife(RuleBasedStateMachine):
 
     @initialize(kind=KINDS, order=REFUND_ORDERS, rolls=st.booleans())
     def begin(self, kind: str, order: RefundOrder, rolls: bool) -> None:
-        """A campaign, and two people who have a packet each and have used them once."""
+        """A campaign, and two people who have used their packets once, and tried it elsewhere."""
         self.launch(kind, order, rolls)
         self.claim(0, 1)
         self.claim(0, 2)
         self.pay(0, "mall", "o-1", 60)
         self.pay(1, "mall", "o-1", 350)
+        self.pay(0, MERCHANTS[2], "o-2", 1)
 
     @precondition(lambda self: self.now < ENDS and len(self.campaigns) < 3)
     @rule(kind=KINDS, order=REFUND_ORDERS, rolls=st.booleans())
