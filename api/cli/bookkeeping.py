@@ -193,8 +193,8 @@ def journal(
     It needs little memory, however long the journal is. docs/journal.md has the names of accounts.
 
     Examples:
-    * `tidebook journal export --format beancount --to main.beancount && bean-check main.beancount`
-    * `tidebook journal export --format hledger | hledger -f - check --strict`
+    * `tidebook journal export --format beancount --to main.beancount`
+    * `tidebook journal export --format hledger > main.journal`
     * `tidebook journal export --format parquet --to main.parquet`
     """
     from projections import journal_export as export
