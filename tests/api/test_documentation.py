@@ -92,6 +92,7 @@ WITHOUT_ADDRESS = {
         "record_draw",
         "give_seat",
         "move_up",
+        "record_erasure",
     ),
 }
 """The commands of the sweeper, of the draws and of batches, which nobody can send over HTTP."""
