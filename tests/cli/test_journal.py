@@ -137,6 +137,8 @@ def test_beancount_accepts_the_journal(
     transactions = [one for one in entries if isinstance(one, Transaction)]
     for transaction in transactions:
         for posting in transaction.postings:
+            assert posting.units is not None
+            assert posting.units.number is not None
             sums[from_beancount_name(posting.account)] += posting.units.number
     ours = balances_of(datastore)
     assert {account: int(100 * amount) for account, amount in sums.items()} == ours
