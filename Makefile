@@ -17,12 +17,15 @@ PYTEST_ARGS ?= -n auto --dist worksteal
 # Passed on to the command: make run ARGS="--port 9000"
 ARGS ?=
 
+# How many examples `make fuzz` tries.
+FUZZ_EXAMPLES ?= 2000
+
 .DEFAULT_GOAL := help
-.PHONY: help setup run demo test test-fast lint format bench bench-big bench-draw profile load lottery curves reference lock clean
+.PHONY: help setup run demo test test-fast lint format bench bench-big bench-draw bench-export fuzz profile load lottery curves reference lock clean
 
 help: ## List these targets
 	@echo "Tidebook: an event-sourced ledger for coupons. Targets:"
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 run: $(VENV)/.run ## Start the whole system: PostgreSQL, Valkey, the service, projections, sweeper
 	$(BIN)/tidebook run $(ARGS)
@@ -66,6 +69,12 @@ bench-big: $(VENV)/.dev ## Claim from a campaign of a million coupons (ARGS="--c
 
 bench-draw: $(VENV)/.dev ## Draw 100,000 of a frozen list of 33 million (ARGS="--verify": and check it)
 	$(BIN)/python -m campaigns.draws.measuring $(ARGS)
+
+bench-export: $(VENV)/.dev ## Verify an export of ten million events (ARGS="--events 1000000")
+	$(BIN)/python -m campaigns.export_measuring $(ARGS)
+
+fuzz: $(VENV)/.dev ## Do harm to exports for some minutes (FUZZ_EXAMPLES=5000)
+	FUZZ_EXAMPLES=$(FUZZ_EXAMPLES) $(BIN)/python -m pytest -n 0 --timeout 3600 -k crash tests/exports/test_damage.py
 
 reference: $(VENV)/.dev ## Write docs/reference/ from the code
 	$(BIN)/python -m api.reference docs/reference

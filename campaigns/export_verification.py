@@ -206,7 +206,7 @@ class _Verification:
         for row, instant in zip(rows, group.instants, strict=True):
             event = feed(Entry(*row))
             if event is not None and microseconds(event.at) != instant:
-                where = f"{self._book}:{row[0]} stream {row[1]} field at"
+                where = f"{self._book}:{row[0]} stream {row[1]} field recorded_at"
                 found = "none" if instant is None else f"{instant} µs"
                 expected = f"{microseconds(event.at)} µs since 1970"
                 self._report(Finding("instant_differs", where, expected, found))

@@ -7,6 +7,7 @@ from api.reference.markdown import code, document, table
 from campaigns.replaying.reexecution import REEXECUTION_CODES
 from campaigns.verification import RULE_CODES
 from campaigns.wallets.reconciliation import RECONCILIATION_CODES
+from ledger.exporting.proving import EXPORT_CODES
 from ledger.reply_verification import REPLY_CODES
 from ledger.transparency.auditing import LOG_CODES
 from ledger.verification import BOOK_CODES
@@ -23,6 +24,10 @@ _RULES = "These are the rules of campaigns and coupons, judged again (`campaigns
 _MODELS = """\
 The live rows of every projection are compared with a fresh fold, row for row
 (`projections/verification.py`)."""
+
+_EXPORTS = """\
+`tidebook verify EXPORT` reports these of the files, beside those of the book, the log and the rules
+([exports](../export.md#what-is-verified))."""
 
 _DAILY = """\
 `tidebook daily-proof check` adds the daily proofs up again from the events
@@ -46,6 +51,7 @@ def page() -> str:
         *("## The book", _BOOK, _codes(BOOK_CODES)),
         *("## The kept replies", _REPLIES, _codes(REPLY_CODES)),
         *("## The log", _LOG, _codes(LOG_CODES)),
+        *("## Exports", _EXPORTS, _codes(EXPORT_CODES)),
         *("## The rules", _RULES, _codes(RULE_CODES)),
         *("## The projections", _MODELS),
         *("## The daily proofs", _DAILY, _codes(DAILY_CODES)),

@@ -43,7 +43,7 @@ EVENTS: Final = pa.schema(
         pa.field("stream", pa.uuid(), nullable=False),
         pa.field("version", pa.int32(), nullable=False),
         pa.field("topic", pa.dictionary(pa.int32(), pa.string()), nullable=False),
-        pa.field("at", pa.timestamp("us", tz="UTC"), nullable=True),
+        pa.field("recorded_at", pa.timestamp("us", tz="UTC"), nullable=True),
         pa.field("state", pa.binary(), nullable=False),
         pa.field("leaf", pa.binary(32), nullable=False),
     ]

@@ -31,7 +31,7 @@ EXPORT_CODES: Final[dict[str, str]] = {
     "field_differs": "every column has the values that the manifest has the digest of",
     "book_differs": "every event of an export is of its book",
     "position_differs": "positions are 1, 2, 3, … from file to file",
-    "instant_differs": "the column `at` is the instant that the event has",
+    "instant_differs": "the column `recorded_at` is the instant that the event has",
     "checkpoint_order": "checkpoints are in order of size, each in the file of its size",
     "checkpoint_missing": "the last checkpoint of an export is of all its events",
     "not_cosigned": "as many witnesses as are asked for have cosigned the last checkpoint",

@@ -36,7 +36,7 @@ _GROUP_ROWS: Final[dict[Kind, int]] = {
     "events": EVENTS_PER_GROUP,
     "checkpoints": CHECKPOINTS_PER_GROUP,
 }
-_COLUMNS: Final = ("book", "position", "stream", "version", "topic", "at", "state", "leaf")
+_COLUMNS: Final = ("book", "position", "stream", "version", "topic", "recorded_at", "state", "leaf")
 _STRINGS_MAX: Final = 1 << 20
 _CONTAINERS_MAX: Final = 1 << 14
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
@@ -68,7 +68,7 @@ class Group(NamedTuple):
 
 
 def microseconds(instant: datetime) -> int:
-    """Return an instant as the column `at` has it."""
+    """Return an instant as the column `recorded_at` has it."""
     return (instant - _EPOCH) // timedelta(microseconds=1)
 
 
@@ -215,7 +215,7 @@ _DIGESTED: Final[dict[str, Callable[[Any], list[bytes]]]] = {
     "stream": lambda column: list(column.storage.to_pylist()),
     "version": lambda column: number_bytes(column.to_pylist()),
     "topic": _encoded,
-    "at": lambda column: number_bytes(column.cast(pa.int64()).to_pylist()),
+    "recorded_at": lambda column: number_bytes(column.cast(pa.int64()).to_pylist()),
     "state": lambda column: list(column.to_pylist()),
     "leaf": lambda column: list(column.to_pylist()),
     "size": lambda column: number_bytes(column.to_pylist()),

@@ -51,7 +51,7 @@ _OPTIONS: Final[dict[str, Any]] = {
     "compression_level": 3,
     "use_dictionary": ["book", "topic"],
     "write_page_checksum": True,
-    "write_statistics": ["position", "at", "topic", "version", "size"],
+    "write_statistics": ["position", "recorded_at", "topic", "version", "size"],
 }
 
 
@@ -198,7 +198,9 @@ def _events(
     while page := list(islice(entries, EVENTS_PER_GROUP)):
         positions, streams, versions, topics, states, _ = zip(*page, strict=True)
         leaves = source.leaves(positions[0] - 1, positions[-1])
-        instants = pa.array([_instant_of(state) for state in states], EVENTS.field("at").type)
+        instants = pa.array(
+            [_instant_of(state) for state in states], EVENTS.field("recorded_at").type
+        )
         keys = [stream.bytes for stream in streams]
         books = [book] * len(page)
         digests.add("book", [book.encode()] * len(page))
@@ -206,7 +208,7 @@ def _events(
         digests.add("stream", keys)
         digests.add("version", number_bytes(versions))
         digests.add("topic", [topic.encode() for topic in topics])
-        digests.add("at", number_bytes(instants.cast(pa.int64()).to_pylist()))
+        digests.add("recorded_at", number_bytes(instants.cast(pa.int64()).to_pylist()))
         digests.add("state", states)
         digests.add("leaf", leaves)
         yield pa.Table.from_arrays(

@@ -79,11 +79,8 @@ def leaf_hashes_of(
     named = {topic: _TOPIC_LENGTH.pack(len(topic.encode())) + topic.encode() for topic in topics}
     tails = [named[topic] for topic in topics]
     if max(map(len, states), default=0) + max(map(len, tails), default=0) > room:
-        rows = zip(positions, streams, versions, topics, states, strict=True)
-        return [
-            sha256(b"\0" + encode_entry(book, position, UUID(bytes=stream), *rest)).digest()
-            for position, stream, *rest in rows
-        ]
+        rows = zip(positions, map(_uuid_of, streams), versions, topics, states, strict=True)
+        return [sha256(b"\0" + encode_entry(book, *row)).digest() for row in rows]
     return [
         sha256(prefix + pack(position, stream, version) + tail + state).digest()
         for position, stream, version, tail, state in zip(
@@ -111,6 +108,10 @@ def entry_of(head: bytes, state: bytes) -> bytes:
     if len(head) + len(state) <= ENTRY_BYTES_MAX:
         return head + state
     return bytes([DIGEST]) + head[1:] + sha256(state).digest()
+
+
+def _uuid_of(stream: bytes) -> UUID:
+    return UUID(bytes=stream)
 
 
 def _decode(entry: bytes) -> Leaf:

@@ -169,7 +169,7 @@ def with_value(table: pa.Table, name: str, row: int, change: Callable[[Any], Any
         values = column.to_pylist()
         values[row] = change(values[row])
         made = pa.array(values, pa.string()).dictionary_encode()
-    elif name == "at":
+    elif name == "recorded_at":
         values = column.cast(pa.int64()).to_pylist()
         values[row] = change(values[row])
         made = pa.array(values, pa.int64()).cast(kind)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import random
 import re
 from collections.abc import Callable
@@ -64,7 +65,7 @@ CHANGES: list[tuple[str, Callable[[Any], Any]]] = [
     ("stream", lambda value: value[:7] + bytes([value[7] ^ 1]) + value[8:]),
     ("version", lambda value: value + 1),
     ("topic", lambda value: value.replace("coupon", "coupom")),
-    ("at", lambda value: value + 1),
+    ("recorded_at", lambda value: value + 1),
     ("state", lambda value: value.replace(b'"face_minor":500', b'"face_minor":501')),
     ("leaf", lambda value: bytes([value[0] ^ 1]) + value[1:]),
     ("book", lambda _: "mainn"),
@@ -284,7 +285,7 @@ def test_a_decompression_bomb_is_not_unpacked(
 
 
 @settings(
-    max_examples=60,
+    max_examples=int(os.environ.get("FUZZ_EXAMPLES", "60")),
     deadline=None,
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
@@ -345,7 +346,6 @@ def found_with_jobs(where: Path) -> list[tuple[str, str]]:
 
 def dying(path: Path, *rest: Any) -> Any:
     """Prove a file in a process that one of them kills."""
-    import os
     import signal
 
     if os.environ["TIDEBOOK_TEST_DIE_OF"] in str(path):

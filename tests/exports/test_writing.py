@@ -7,13 +7,18 @@ import re
 import signal
 from collections.abc import Callable
 from pathlib import Path
+from uuid import UUID
 
 import pyarrow.parquet as pq
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from ledger.exporting import writing
 from ledger.exporting.form import EVENTS, MANIFEST, MANIFEST_NOTE, Manifest
 from ledger.exporting.writing import InUse, OtherLog, write_export
+from ledger.merkle import leaf_hash
+from ledger.transparency.leaves import encode_entry, leaf_hashes_of
 from ledger.transparency.texts import Malformed
 from tests.exports.made import Made, exported, found, manifest_of, verified
 
@@ -38,7 +43,7 @@ def test_an_export_has_exactly_the_bytes_that_leaves_are_made_of(made: Made, exp
         assert (row["book"], row["position"], row["version"]) == ("main", entry.position, entry[2])
         assert (row["stream"], row["topic"], row["state"]) == (entry.stream, entry[3], entry[4])
         assert row["leaf"] == leaf
-        assert b'"at":"%b' % row["at"].isoformat()[:19].encode() in entry.state
+        assert b'"at":"%b' % row["recorded_at"].isoformat()[:19].encode() in entry.state
 
 
 def test_later_runs_add_what_has_come_since(made: Made, tmp_path: Path, small_files: None) -> None:
@@ -187,3 +192,23 @@ def test_a_manifest_is_written_in_one_way(export: Path) -> None:
     ):
         with pytest.raises(Malformed):
             Manifest.parse(other)
+
+
+@given(
+    rows=st.lists(
+        st.tuples(
+            st.integers(1, 2**63 - 1),
+            st.uuids(),
+            st.integers(1, 2**31 - 1),
+            st.text(max_size=40),
+            st.one_of(st.binary(max_size=99), st.just(b"{" * 65_490), st.just(b"{" * 70_000)),
+        ),
+        max_size=6,
+    )
+)
+def test_many_leaves_are_hashed_like_one(rows: list[tuple[int, UUID, int, str, bytes]]) -> None:
+    """Long states and long topics included."""
+    columns = list(zip(*rows, strict=True)) or [(), (), (), (), ()]
+    streams = [stream.bytes for stream in columns[1]]
+    found = leaf_hashes_of("main", columns[0], streams, *columns[2:])
+    assert found == [leaf_hash(encode_entry("main", *row)) for row in rows]
