@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 
 from ledger.datastore import Datastore
 from projections import campaign_figures as figures
+from projections import journal_reading, wallets
 from projections import merchant_balances as merchants
-from projections import wallets
 from projections.erasures import ERASURES
 from projections.groups import GROUPS
 from projections.packets import PACKETS
@@ -81,8 +81,17 @@ def check_fold(datastore: Datastore, projection: Projection, history: History) -
         "groups": check_no_groups,
         "packets": check_no_packets,
         "erasures": check_no_erasures,
+        "journal": check_journal,
     }
     check[projection.name](datastore, history)
+
+
+def check_journal(datastore: Datastore, history: History) -> None:
+    """Every account has what the postings put there."""
+    with datastore.transaction() as curs:
+        accounts = journal_reading.accounts(curs, "main", len(history.events), limit=1000)
+    found = {(one.account, one.currency): one.balance_minor for one in accounts}
+    assert found == dict(history.ledger.balances)
 
 
 def check_no_groups(datastore: Datastore, _history: History) -> None:
