@@ -109,7 +109,6 @@ class Revocations:
         """Refuse a session here at once, without waiting to read about it."""
         self.sessions |= {session}
 
-
     def note_scope(self, scope: str) -> None:
         """Refuse a caller here at once."""
         self.scopes |= {scope}

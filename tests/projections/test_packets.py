@@ -129,7 +129,8 @@ def test_a_rule_that_forgets_money_is_seen(
     def forgets(change: figures.Change, event: figures.PacketPaid) -> None:
         change.spent_minor += event.amount_minor
 
-    monkeypatch.setitem(figures._IN_CAMPAIGN, figures.PacketPaid, forgets)
+    rules: dict[Any, Any] = figures._IN_CAMPAIGN
+    monkeypatch.setitem(rules, figures.PacketPaid, forgets)
     with pytest.raises(AssertionError):
         check_figures(history.entries())
 
