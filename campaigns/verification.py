@@ -181,8 +181,11 @@ CODES: Final = Codes(SUCCESSES, REFUSALS, TOLD, tell)
 class Audit:
     """The whole verification of a book's events: what holds for any book, and the rules."""
 
-    def __init__(self, book: str, postings: PostingsOf = postings_of) -> None:
-        self.book = BookAudit(book, MAPPER, postings, OUTCOMES, tells=tells_itself)
+    def __init__(
+        self, book: str, postings: PostingsOf = postings_of, *, tallies: bool = True
+    ) -> None:
+        """Without `tallies` no kept replies can be compared afterwards."""
+        self.book = BookAudit(book, MAPPER, postings, OUTCOMES, tells=tells_itself, tallies=tallies)
         self.rules = CampaignAudit(book)
         self._clean = True
 

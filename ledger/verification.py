@@ -101,10 +101,13 @@ class BookAudit:
         outcomes: Mapping[str, str] | None = None,
         sources: tuple[str, ...] = ("sponsor",),
         tells: Callable[[Event], bool] = lambda _: False,
+        *,
+        tallies: bool = True,
     ) -> None:
         """`outcomes`: topic of a decision's last event → code of its reply.
 
         `tells`: whether an event tells its reply, so that it can be the record of its request.
+        `tallies`: whether decisions are counted, for kept replies to be compared with.
         `sources` are the kinds of accounts where money enters; only these may be overdrawn.
         """
         self.book = book
@@ -120,6 +123,7 @@ class BookAudit:
         self._postings_of = postings_of
         self._outcomes = outcomes or {}
         self._tells = tells
+        self._tallies = tallies
         self._sources = tuple(f"{source}:" for source in sources)
         self.versions: dict[int, int] = {}
         """Stream → the version of its last event."""
@@ -136,10 +140,10 @@ class BookAudit:
             self._broken.add(entry.stream.int)
         if event is None:
             return None
-        if entry.request is None:
-            self._count_decision(event)
-        else:
+        if entry.request is not None:
             self._check_own_record(event, entry.request)
+        elif self._tallies:
+            self._count_decision(event)
         self._post(event)
         return None if entry.stream.int in self._broken else event
 

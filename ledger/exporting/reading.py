@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from datetime import UTC, datetime, timedelta
+from datetime import datetime
 from hashlib import file_digest
 from pathlib import Path
 from typing import Any, Final, NamedTuple
@@ -39,7 +39,6 @@ _GROUP_ROWS: Final[dict[Kind, int]] = {
 _COLUMNS: Final = ("book", "position", "stream", "version", "topic", "recorded_at", "state", "leaf")
 _STRINGS_MAX: Final = 1 << 20
 _CONTAINERS_MAX: Final = 1 << 14
-_EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 _PERHAPS: Final = (OSError, pa.ArrowException, ValueError, TypeError, OverflowError, MemoryError)
 """What the library raises of a file that is damaged or was made to do harm."""
 
@@ -67,9 +66,10 @@ class Group(NamedTuple):
     leaves: list[bytes]
 
 
-def microseconds(instant: datetime) -> int:
-    """Return an instant as the column `recorded_at` has it."""
-    return (instant - _EPOCH) // timedelta(microseconds=1)
+def instants_of(instants: Sequence[datetime]) -> list[int]:
+    """Return instants as the column `recorded_at` has them."""
+    kind = SCHEMAS["events"].field("recorded_at").type
+    return list(pa.array(instants, kind).cast(pa.int64()).to_pylist())
 
 
 def digest_of(path: Path) -> str:
