@@ -191,22 +191,27 @@ class _Verification:
         try:
             file = ExportFile(self._directory / said.name, said, checksums=not proved.differs)
             for number in range(file.groups):
-                self._feed(file.events(number))
+                if not self._feed(file.events(number)):
+                    return
         except Unreadable as why:
             self._is_whole = False
             where = f"{self._book}:{why.first} to {self._book}:{why.last}"
             self._report(Finding("file_unreadable", where, f"rows of {said.name}", str(why)))
 
-    def _feed(self, group: Group) -> None:
+    def _feed(self, group: Group) -> bool:
+        """Judge a row group; return whether it could be."""
         if self._window is not None:
             self._window.begin(group.streams, group.states)
         events = self._audited(group)
+        if len(events) < len(group.positions):
+            return False
         if self._window is not None:
             self._window.end()
         self._judged = group.positions[-1]
         known = [event.at for event in events if event is not None]
         if len(known) < len(events) or instants_of(known) != group.instants:
             self._compare_instants(group, events)
+        return True
 
     def _audited(self, group: Group) -> list[Event | None]:
         """Feed a group to the audit; nothing in it makes rings, so none are looked for."""
@@ -217,12 +222,22 @@ class _Verification:
             for row in zip(
                 group.positions, streams, group.versions, group.topics, group.states, strict=True
             ):
-                events.append(feed(Entry(*row)))
+                try:
+                    events.append(feed(Entry(*row)))
+                except Exception as error:  # noqa: BLE001 - made-up events may defeat any rule
+                    self._stop(f"{self._book}:{row[0]}", error)
+                    return events
                 if audit.has_findings:
                     self._tell(audit.take_findings())
         finally:
             gc.enable()
         return events
+
+    def _stop(self, where: str, error: Exception) -> None:
+        """Judge no more: an event that no writer of ours has written cannot be judged at all."""
+        self._is_whole = False
+        found = f"{type(error).__name__}: {error}"
+        self._report(Finding("event_unjudgeable", where, "an event that can be judged", found))
 
     def _compare_instants(self, group: Group, events: Sequence[Event | None]) -> None:
         rows = zip(group.positions, group.streams, events, group.instants, strict=True)
@@ -237,7 +252,10 @@ class _Verification:
         if self._window is not None:
             self._window.finish()
         if self._is_whole:
-            self._audit.finish()
+            try:
+                self._audit.finish()
+            except Exception as error:  # noqa: BLE001 - made-up events may defeat any rule
+                self._stop(self._book, error)
             self._tell(self._audit.take_findings())
         book, manifest, last = self._book, self._manifest, self._last
         if last is None or last.size != manifest.size:

@@ -35,6 +35,7 @@ EXPORT_CODES: Final[dict[str, str]] = {
     "checkpoint_order": "checkpoints are in order of size, each in the file of its size",
     "checkpoint_missing": "the last checkpoint of an export is of all its events",
     "not_cosigned": "as many witnesses as are asked for have cosigned the last checkpoint",
+    "event_unjudgeable": "no event makes the judging of the rules stop",
     "verifier_died": "no file makes the verifier stop",
 }
 """Finding → the rule that it breaks. Leaves, roots and signatures are as in the log."""

@@ -32,6 +32,9 @@ from ledger.transparency.store import Signed
 GROUP_BYTES_MAX: Final = 1 << 29
 """A row group that says it is larger is not read: none is ever written."""
 
+TOPIC_BYTES_MAX: Final = 0xFFFF
+"""Of a leaf's topic."""
+
 _GROUP_ROWS: Final[dict[Kind, int]] = {
     "events": EVENTS_PER_GROUP,
     "checkpoints": CHECKPOINTS_PER_GROUP,
@@ -104,7 +107,7 @@ class ExportFile:
         found = (self._file.metadata.metadata or {}).get(b"tidebook.columns", b"")
         try:
             return msgspec.json.decode(found, type=dict[str, str])
-        except msgspec.DecodeError:
+        except (msgspec.DecodeError, ValueError, RecursionError):
             return None
 
     @property
@@ -118,11 +121,11 @@ class ExportFile:
         return first, min(first + EVENTS_PER_GROUP - 1, self.said.last)
 
     def events(self, number: int) -> Group:
-        """Return a row group of events."""
+        """Return a row group of events, all of which have a leaf."""
         table = self._table(number)
         columns = [table.column(name).combine_chunks() for name in _COLUMNS]
         books, positions, streams, versions, topics, instants, states, leaves = columns
-        return Group(
+        found = Group(
             _words(books),
             positions.to_pylist(),
             streams.storage.to_pylist(),
@@ -132,6 +135,14 @@ class ExportFile:
             states.to_pylist(),
             leaves.to_pylist(),
         )
+        for field, is_out in (
+            ("position", min(found.positions) < 0),
+            ("version", min(found.versions) < 0),
+            ("topic", max(map(len, found.topics)) * 4 > TOPIC_BYTES_MAX),
+        ):
+            if is_out:
+                raise Unreadable("a value that no leaf can have", *self.span(number), field)
+        return found
 
     def signed(self) -> Iterator[Signed]:
         """Yield the checkpoints."""

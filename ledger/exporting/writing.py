@@ -156,7 +156,7 @@ def _kept(
     try:
         metadata = pq.read_metadata(path)
         columns = msgspec.json.decode(metadata.metadata[_DIGESTS], type=dict[str, str])
-    except (OSError, pa.ArrowException, KeyError, TypeError, msgspec.DecodeError):
+    except (OSError, pa.ArrowException, KeyError, TypeError, ValueError):
         return None
     return File(kind, *span, metadata.num_rows, path.stat().st_size, digest, columns)
 
@@ -229,7 +229,7 @@ def _events(
 def _instant_of(state: bytes) -> datetime | None:
     try:
         return _instant(state).at
-    except (msgspec.DecodeError, ValueError):
+    except (msgspec.DecodeError, ValueError, RecursionError):
         return None
 
 

@@ -309,6 +309,87 @@ def test_nothing_that_is_done_to_an_export_makes_the_verifier_crash_or_believe(
         verified(damaged, None)
 
 
+@pytest.mark.parametrize(
+    ("field", "value"), [("position", -1), ("version", -1), ("topic", "t" * 70_000)]
+)
+def test_a_value_that_no_leaf_can_have_is_a_finding(
+    damaged: Path, field: str, value: object
+) -> None:
+    """Numbers below zero and endless topics have no encoding."""
+    rewritten(damaged, "events", 1, lambda table: with_value(table, field, 3, lambda _: value))
+    believe_files(damaged)
+    assert ("file_unreadable", f"main:33 to main:40 field {field}") in found(damaged)
+
+
+def test_a_footer_that_is_no_text_is_a_finding(damaged: Path) -> None:
+    """What the file says of its own columns is read as anything."""
+    file = manifest_of(damaged).files[0]
+    path = damaged / file.name
+    whole = path.read_bytes()
+    for put in (b"\x80", b"[", b'"'):
+        place = whole.rindex(b'{"book":"')
+        path.write_bytes(whole[:place] + put + whole[place + 1 :])
+        believe_bytes(damaged, path, 0)
+        assert "field_differs" in {code for code, _ in found(damaged)}
+
+
+EXTREME: list[tuple[str, bytes, bytes]] = [
+    ("coupon.claimed", b'"n":1', b'"n":99999999999999999999999999'),
+    ("coupon.claimed", b'"face_minor":500', b'"face_minor":-9223372036854775809'),
+    ("coupon.claimed", b'"currency":"CNY"', b'"currency":"\\u0000"'),
+    ("coupon.claimed", b'"person":"', b'"person":"\xff'),
+    ("coupon.claimed", b'{"at":"2026', b'{"at":"9999'),
+    ("coupon.claimed", b'{"at":"2026', b'{"at":"0001'),
+    ("coupon.claimed", b"{", b"[" * 50_000),
+    ("coupon.redeemed", b'"order_total_minor":3', b'"order_total_minor":1e400'),
+    ("coupon.redeemed", b'"discount_minor":500', b'"discount_minor":18446744073709551616'),
+    ("campaign.drafted", b'"per_person_limit":1', b'"per_person_limit":-1'),
+    ("campaign.drafted", b'"face_minor":500', b'"face_minor":0'),
+    ("campaign.drafted", b'"valid_until":"2026', b'"valid_until":"9999'),
+    ("campaign.funded", b'"quota":40', b'"quota":9999999999999999999999999'),
+    ("coupon.expired", b'"to":"campaign"', b'"to":"elsewhere"'),
+]
+
+
+@pytest.mark.parametrize(("topic", "old", "new"), EXTREME)
+@pytest.mark.parametrize("in_memory", [True, False])
+def test_events_that_nobody_wrote_are_findings(
+    topic: str,
+    old: bytes,
+    new: bytes,
+    in_memory: bool,
+    made: Made,
+    tmp_path: Path,
+    small_files: None,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Of whoever has the log's key: extreme numbers, instants, texts and nestings."""
+    if not in_memory:
+        monkeypatch.setattr("campaigns.export_verification.IN_MEMORY", 0)
+        monkeypatch.setattr("campaigns.export_window.ACCOUNTS_MAX", 2)
+    one = next(one for one in made.all if one.topic == topic)
+    changed = one._replace(state=one.state.replace(old, new, 1))
+    assert changed != one
+    wrong = [*made.all[: one.position - 1], changed, *made.all[one.position :]]
+    exported(Made(wrong), tmp_path / "wrong")
+    assert found(tmp_path / "wrong")
+
+
+def test_a_rule_that_is_defeated_ends_the_judging_and_is_told(
+    export: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever a rule raises is a finding with the position, and the hashes are still compared."""
+
+    def defeated(self: object, event: object) -> None:
+        raise ZeroDivisionError("nobody thought of it")
+
+    monkeypatch.setattr("campaigns.judging.CampaignAudit._claimed", defeated)
+    told, findings = verified(export)
+    assert [(one.code, one.where) for one in findings] == [("event_unjudgeable", "main:5")]
+    assert told is not None
+    assert (told.judged, told.checkpoints) == (0, 31)
+
+
 @st.composite
 def mangling(draw: st.DrawFn, whole: bytes) -> bytes:
     """Return bytes that were changed in one of the ways of storage, transport and malice."""
