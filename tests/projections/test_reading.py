@@ -17,6 +17,7 @@ from campaigns.event_types import EVENT_TYPES
 from campaigns.groups.group import GROUP_EVENTS
 from campaigns.groups.purse import PURSE_EVENTS
 from campaigns.packets.packet import PACKET_EVENTS
+from campaigns.persons.person import PERSON_EVENTS
 from ledger.datastore import Datastore
 from ledger.events import Event
 from projections.projection import Projection, View
@@ -32,6 +33,7 @@ EVENTS: tuple[type[Event], ...] = (
     *ENTRY_EVENTS,
     *PURSE_EVENTS,
     *GROUP_EVENTS,
+    *PERSON_EVENTS,
 )
 PLACE = {"position", "stream", "version"}
 
