@@ -37,6 +37,7 @@ COMMANDS = [
     "bundle",
     "reconcile",
     "fairness",
+    "erasure",
     "serve",
     "reload",
     "project",
