@@ -190,9 +190,13 @@ class _Verification:
             return
         try:
             file = ExportFile(self._directory / said.name, said, checksums=not proved.differs)
+            if self._window is not None:
+                self._window.begin(file.streams())
             for number in range(file.groups):
                 if not self._feed(file.events(number)):
                     return
+            if self._window is not None:
+                self._window.end()
         except Unreadable as why:
             self._is_whole = False
             where = f"{self._book}:{why.first} to {self._book}:{why.last}"
@@ -201,12 +205,12 @@ class _Verification:
     def _feed(self, group: Group) -> bool:
         """Judge a row group; return whether it could be."""
         if self._window is not None:
-            self._window.begin(group.streams, group.states)
+            self._window.load_accounts(group.streams, group.states)
         events = self._audited(group)
         if len(events) < len(group.positions):
             return False
         if self._window is not None:
-            self._window.end()
+            self._window.keep_accounts()
         self._judged = group.positions[-1]
         known = [event.at for event in events if event is not None]
         if len(known) < len(events) or instants_of(known) != group.instants:

@@ -1,7 +1,7 @@
-"""Auditing a book of any length in memory that does not grow: what its streams are, in a file.
+"""Auditing a book of any length in memory that does not grow: what its streams are, on the disk.
 
 The audit keeps a number for each stream and each account of a holder in dictionaries. Here they
-hold only what a group of events is about: it is put in before the group, and taken out after it
+hold only what one file of events is about: it is put in before the file, and taken out after it
 into a table on the disk. The audit itself does not know. What is kept of a campaign stays in
 memory, and so do packets, groups and draws that have not been shown.
 """
@@ -28,7 +28,7 @@ _MINOR_BOUND: Final = 1 << 62
 
 
 class Window:
-    """What an audit holds while it is fed one group of events."""
+    """What an audit holds while it is fed one file of events."""
 
     def __init__(self, audit: Audit) -> None:
         self._book, self._rules = audit.book, audit.rules
@@ -38,8 +38,8 @@ class Window:
         self._here: list[bytes] = []
         audit.rules.coupons = _Coupons(self._streams)
 
-    def begin(self, streams: Iterable[bytes], states: Sequence[bytes]) -> None:
-        """Put in what is known of the streams and the people of a group."""
+    def begin(self, streams: Iterable[bytes]) -> None:
+        """Put in what is known of the streams of a file."""
         self._here = list(dict.fromkeys(streams))
         versions, coupons = self._book.versions, self._rules.coupons
         ones, marks = self._streams.load(self._here)
@@ -49,11 +49,9 @@ class Window:
                 versions[number] = one >> _COUPON_BITS + 1
                 if one & _HAS_COUPON:
                     coupons[number] = mark << _COUPON_BITS | one & _HAS_COUPON - 1
-        if self._accounts:
-            self._load_accounts(states)
 
     def end(self) -> None:
-        """Take out what the group was about."""
+        """Take out what the file was about."""
         versions, coupons = self._book.versions, self._rules.coupons
         ones, marks = [], []
         for stream in self._here:
@@ -65,8 +63,6 @@ class Window:
             ones.append(one)
             marks.append((coupon or 0) >> _COUPON_BITS)
         self._streams.store(self._here, ones, marks)
-        self._streams.release()
-        self._keep_accounts()
 
     def finish(self) -> None:
         """Put in what all accounts on the disk have together, and let the files go."""
@@ -80,11 +76,14 @@ class Window:
 
     # --- accounts -----------------------------------------------------------------------------
 
-    def _load_accounts(self, states: Sequence[bytes]) -> None:
+    def load_accounts(self, streams: Iterable[bytes], states: Sequence[bytes]) -> None:
+        """Put in the accounts of the people and packets of a group of events."""
+        if not self._accounts:
+            return
         people = {found[1].decode() for state in states if (found := _PERSON.search(state))}
         names = {
             "holder": [f"holder:{person}" for person in people],
-            "packet": [f"packet:{stream.hex()}" for stream in self._here],
+            "packet": [f"packet:{stream.hex()}" for stream in dict.fromkeys(streams)],
         }
         for (currency, kind), table in self._accounts.items():
             accounts = self._book.balances[currency]
@@ -94,7 +93,8 @@ class Window:
             known = [name for name, minor in zip(wanted, minors, strict=True) if minor]
             self._loaded.append((currency, kind, known))
 
-    def _keep_accounts(self) -> None:
+    def keep_accounts(self) -> None:
+        """Take them out again, and all of holders and packets when there are too many."""
         for currency, kind, names in self._loaded:
             self._move(currency, kind, names)
         self._loaded.clear()
@@ -118,11 +118,10 @@ class Window:
             if table is None:
                 table = self._accounts[currency, kind] = Table()
             table.store([_key(name) for name in names], minors, [0] * len(names))
-            table.release()
 
 
 class _Coupons(dict[int, int]):
-    """The coupons of a group; of any other it can be said whether there is one."""
+    """The coupons of a file; of any other it can be said whether there is one."""
 
     def __init__(self, table: Table) -> None:
         super().__init__()

@@ -144,6 +144,11 @@ class ExportFile:
                 raise Unreadable("a value that no leaf can have", *self.span(number), field)
         return found
 
+    def streams(self) -> list[bytes]:
+        """Return the streams of all events in the file."""
+        groups = [self._values(number, "stream") for number in range(self.groups)]
+        return [stream for group in groups for stream in group]
+
     def signed(self) -> Iterator[Signed]:
         """Yield the checkpoints."""
         for number in range(self.groups):

@@ -9,7 +9,7 @@ from __future__ import annotations
 import mmap
 import os
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, Final
 
 import numpy as np
@@ -17,6 +17,8 @@ import numpy as np
 SLOTS_FIRST: Final = 1 << 16
 FULL: Final = 0.6
 STEP: Final = 1 << 16
+AT_ONCE: Final = 1 << 14
+"""Keys that are touched before memory is given back."""
 
 _SLOT: Final = np.dtype([("high", "<u8"), ("low", "<u8"), ("one", "<i8"), ("two", "<i8")])
 _KEYS: Final = np.dtype([("high", "<u8"), ("low", "<u8")])
@@ -40,8 +42,10 @@ class Table:
         if not keys:
             return [], []
         wanted = _split(keys)
-        places = self._places(wanted)
-        found = self._slots[places]
+        found = np.empty(len(wanted), _SLOT)
+        for part in self._in_order(wanted):
+            found[part] = self._slots[self._places(wanted[part])]
+            self._release()
         return found["one"].tolist(), found["two"].tolist()
 
     def store(self, keys: Sequence[bytes], ones: Sequence[int], twos: Sequence[int]) -> None:
@@ -54,17 +58,19 @@ class Table:
         wanted = _split(keys)
         rows["high"], rows["low"] = wanted["high"], wanted["low"]
         rows["one"], rows["two"] = ones, twos
-        self._put(rows)
+        for part in self._in_order(wanted):
+            self._put(rows[part])
+            self._release()
 
     def total(self) -> int:
         """Return the sum of all first numbers."""
         total = 0
         for start in range(0, len(self._slots), STEP):
             total += sum(self._slots["one"][start : start + STEP].tolist())
-            self.release()
+            self._release()
         return total
 
-    def release(self) -> None:
+    def _release(self) -> None:
         """Give the memory back; what is kept stays in the file."""
         self._map.madvise(mmap.MADV_DONTNEED)
 
@@ -80,11 +86,21 @@ class Table:
         self._map = mmap.mmap(self._file.fileno(), slots * _SLOT.itemsize)
         self._slots: Any = np.frombuffer(self._map, _SLOT)
 
+    def _in_order(self, wanted: Any) -> Iterator[Any]:
+        """Yield which keys to touch together: those that are near each other in the file."""
+        order = np.argsort(self._first_places(wanted))
+        for start in range(0, len(order), AT_ONCE):
+            yield order[start : start + AT_ONCE]
+
+    def _first_places(self, wanted: Any) -> Any:
+        last = len(self._slots) - 1
+        mixed = wanted["low"] * _MIXERS[0] + wanted["high"] * _MIXERS[1]
+        return (mixed >> np.uint64(64 - last.bit_length())).astype(np.int64)
+
     def _places(self, wanted: Any) -> Any:
         """Return where each key is, or the free slot where it may be put."""
         last = len(self._slots) - 1
-        mixed = wanted["low"] * _MIXERS[0] + wanted["high"] * _MIXERS[1]
-        places = (mixed >> np.uint64(64 - last.bit_length())).astype(np.int64)
+        places = self._first_places(wanted)
         open_ones = np.arange(len(wanted))
         while len(open_ones):
             found = self._slots[places[open_ones]]
@@ -114,11 +130,10 @@ class Table:
         self.count = 0
         self._open(len(old) * 2)
         for start in range(0, len(old), STEP):
-            rows = old[start : start + STEP]
+            rows = np.array(old[start : start + STEP])
             self._put(rows[(rows["high"] != 0) | (rows["low"] != 0)])
-            del rows
             memory.madvise(mmap.MADV_DONTNEED)
-            self.release()
+            self._release()
         del old
         memory.close()
         file.close()
