@@ -142,6 +142,20 @@ ALLOWED = {
     "GET /v1/packets/{packet}/receipts/{number}": {"tourist", "merchant", "operator", "auditor"},
     "GET /v1/groups/{group}/receipts/{number}": {"tourist", "merchant", "operator", "auditor"},
     "GET /v1/campaigns/{campaign}/draw/entry/receipts/{number}": {"tourist"},
+    "GET /v1/draw-entries": {"tourist"},
+    "GET /v1/books/{book}/trial-balance": {"operator", "auditor"},
+    "GET /v1/books/{book}/accounts": {"operator", "auditor"},
+    "GET /v1/books/{book}/accounts/{account}/statement": {"operator", "auditor"},
+    "GET /v1/merchant/statement": {"merchant"},
+    "POST /v1/groups/{group}/giving-up": {"operator"},
+    "POST /v1/groups/{group}/giving-up/approval": {"operator"},
+    "GET /v1/me/particulars": {"tourist"},
+    "POST /v1/me/particulars": {"tourist"},
+    "POST /v1/me/erasure": {"tourist"},
+    "GET /v1/persons/{person}/particulars": {"operator", "auditor"},
+    "POST /v1/persons/{person}/inspections": {"operator"},
+    "POST /v1/persons/{person}/erasure": {"operator"},
+    "POST /v1/persons/{person}/erasure/approval": {"operator"},
 }
 
 

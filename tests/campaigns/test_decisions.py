@@ -728,6 +728,15 @@ ELSEWHERE = {
     "give_seat": "draws/test_decisions",
     "move_up": "draws/test_decisions",
     "claim_win": "draws/test_decisions",
+    "enter_many": "draws/test_enrolling",
+    "propose_giving_up": "test_giving_up",
+    "give_up_group": "test_giving_up",
+    "keep_particulars": "test_persons",
+    "inspect_particulars": "test_persons",
+    "request_erasure": "test_persons",
+    "propose_erasure": "test_persons",
+    "approve_erasure": "test_persons",
+    "record_erasure": "test_persons",
 }
 """Command → the module that shows its refusals."""
 

@@ -18,6 +18,7 @@ import pytest
 
 from ledger.datastore import Datastore
 from projections.campaign_figures import CAMPAIGN_FIGURES
+from projections.erasures import ERASURES
 from projections.lease import Lease, LeaseHeld, LeaseLost
 from projections.merchant_balances import MERCHANT_BALANCES
 from projections.packets import PACKETS
@@ -217,7 +218,7 @@ Runner(Datastore(sys.argv[1]), model, "main", "killed", lease_ttl_s=0.0).run_onc
 """
 
 
-WITH_ROWS = [one for one in PROJECTIONS if one is not PACKETS]
+WITH_ROWS = [one for one in PROJECTIONS if one.name not in {PACKETS.name, ERASURES.name}]
 """Those that make rows of a history of coupons."""
 
 
