@@ -209,8 +209,6 @@ class _Verification:
         events = self._audited(group)
         if len(events) < len(group.positions):
             return False
-        if self._window is not None:
-            self._window.keep_accounts()
         self._judged = group.positions[-1]
         known = [event.at for event in events if event is not None]
         if len(known) < len(events) or instants_of(known) != group.instants:

@@ -9,6 +9,7 @@ memory, and so do packets, groups and draws that have not been shown.
 from __future__ import annotations
 
 import re
+from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from hashlib import blake2b
 from typing import Final
@@ -34,7 +35,7 @@ class Window:
         self._book, self._rules = audit.book, audit.rules
         self._streams = Table()
         self._accounts: dict[tuple[str, str], Table] = {}
-        self._loaded: list[tuple[str, str, list[str]]] = []
+        self._loaded: defaultdict[tuple[str, str], set[str]] = defaultdict(set)
         self._here: list[bytes] = []
         audit.rules.coupons = _Coupons(self._streams)
 
@@ -63,6 +64,7 @@ class Window:
             ones.append(one)
             marks.append((coupon or 0) >> _COUPON_BITS)
         self._streams.store(self._here, ones, marks)
+        self._keep_accounts()
 
     def finish(self) -> None:
         """Put in what all accounts on the disk have together, and let the files go."""
@@ -87,16 +89,16 @@ class Window:
         }
         for (currency, kind), table in self._accounts.items():
             accounts = self._book.balances[currency]
-            wanted = [name for name in names[kind] if name not in accounts]
+            here = self._loaded[currency, kind]
+            wanted = [name for name in names[kind] if name not in accounts and name not in here]
             minors, _ = table.load([_key(name) for name in wanted])
             accounts.update((n, minor) for n, minor in zip(wanted, minors, strict=True) if minor)
-            known = [name for name, minor in zip(wanted, minors, strict=True) if minor]
-            self._loaded.append((currency, kind, known))
+            here.update(name for name, minor in zip(wanted, minors, strict=True) if minor)
 
-    def keep_accounts(self) -> None:
-        """Take them out again, and all of holders and packets when there are too many."""
-        for currency, kind, names in self._loaded:
-            self._move(currency, kind, names)
+    def _keep_accounts(self) -> None:
+        """Take the accounts out again, and all of holders and packets when there are too many."""
+        for (currency, kind), known in self._loaded.items():
+            self._move(currency, kind, list(known))
         self._loaded.clear()
         for currency, accounts in self._book.balances.items():
             if len(accounts) > ACCOUNTS_MAX:

@@ -17,8 +17,8 @@ import numpy as np
 SLOTS_FIRST: Final = 1 << 16
 FULL: Final = 0.6
 STEP: Final = 1 << 16
-AT_ONCE: Final = 1 << 14
-"""Keys that are touched before memory is given back."""
+AT_ONCE: Final = 1 << 11
+"""Keys that are touched before memory is given back: for each the system maps pages around it."""
 
 _SLOT: Final = np.dtype([("high", "<u8"), ("low", "<u8"), ("one", "<i8"), ("two", "<i8")])
 _KEYS: Final = np.dtype([("high", "<u8"), ("low", "<u8")])
