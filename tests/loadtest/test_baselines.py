@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import sys
 import tempfile
+import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -75,7 +76,15 @@ def baseline(
         httpx.Client(base_url=url, timeout=30) as client,
     ):
         assert child.pid
+        client.event_hooks["response"] = [lambda reply: tell_failure(reply, log)]
         yield client
+
+
+def tell_failure(reply: httpx.Response, log: Path) -> None:
+    """A baseline that fails says why in its log; the test says it too."""
+    if reply.is_server_error:
+        time.sleep(1)  # the server answers first and writes then
+        pytest.fail(log.read_text(errors="replace")[-6000:])
 
 
 def database(postgres: Postgres, name: str) -> str:
@@ -139,6 +148,16 @@ def test_a_baseline_never_issues_more_than_its_stock(baseline: httpx.Client) -> 
     assert sorted(reply.status_code for reply in replies) == [201] * 5 + [409] * 11
     assert {r.json()["code"] for r in replies if r.status_code == 409} == {"sold_out"}
     assert figures(baseline, here) == (5, 5, 5)
+
+
+def test_refusals_at_many_doors_leave_the_baseline_whole(baseline: httpx.Client) -> None:
+    """Sixteen late people, three times over: all hear that it is sold out, none an error."""
+    with ThreadPoolExecutor(16) as people:
+        for _ in range(3):
+            here = campaign(baseline, 1)
+            asked = [(here, f"p{i}", f"k{i}") for i in range(16)]
+            codes = [r.status_code for r in people.map(lambda a: claim(baseline, *a), asked)]
+            assert sorted(codes) == [201] + [409] * 15
 
 
 def test_one_person_at_many_doors_gets_one_coupon(baseline: httpx.Client) -> None:
