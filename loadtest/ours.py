@@ -19,6 +19,8 @@ from pathlib import Path
 from random import Random
 from typing import TYPE_CHECKING, Final, NamedTuple
 
+import httpx
+
 from loadtest.client import UnexpectedAnswer
 from loadtest.contenders import CREATED, QUOTA, Outcome, outcome_of, output_of
 from loadtest.driver import UNKNOWN, Run, arrivals, build_request, drive, drive_open
@@ -37,6 +39,10 @@ BOOK: Final = "main"
 CONFLICT: Final = 409
 OK: Final = 200
 CATCH_UP_TIMEOUT_S: Final = 120.0
+CATCH_UP_PAUSE_S: Final = 0.05
+SIZE_LINE: Final = 1
+"""The line of a checkpoint (C2SP tlog-checkpoint) that has the size of the tree."""
+
 RESERVE: Final = 100
 """Claims that use up the campaign whose refusals are counted; also those sent before the clock."""
 
@@ -253,14 +259,33 @@ class Rush:
         auditor = self.tidebook.staff.auditor
         campaign = self.tidebook.open_campaign()
         seen = f"{BOOK}:{self.tidebook.head()}"
-        deadline = time.monotonic() + CATCH_UP_TIMEOUT_S
-        while True:
+
+        def is_seen() -> bool:
             try:
                 auditor.get(f"/v1/campaigns/{campaign}/figures", min_position=seen)
-                return
             except UnexpectedAnswer:
-                if time.monotonic() > deadline:
-                    raise
+                return False
+            return True
+
+        _wait_until(is_seen, "the read models have not caught up")
+
+    def wait_for_log(self) -> None:
+        """Return once a checkpoint covers an event that is stored now."""
+        self.tidebook.open_campaign()
+        head = self.tidebook.head()
+        address = f"{self.tidebook.url}/log/{BOOK}/checkpoint"
+        _wait_until(
+            lambda: int(httpx.get(address).text.splitlines()[SIZE_LINE]) >= head,
+            "the log has not caught up",
+        )
+
+
+def _wait_until(condition: Callable[[], bool], trouble: str) -> None:
+    deadline = time.monotonic() + CATCH_UP_TIMEOUT_S
+    while not condition():
+        if time.monotonic() > deadline:
+            raise TimeoutError(f"{trouble} after {CATCH_UP_TIMEOUT_S:g} s")
+        time.sleep(CATCH_UP_PAUSE_S)
 
 
 class Followed:
@@ -310,6 +335,10 @@ class WithLog(Followed):
 
     def __init__(self, rush: Rush) -> None:
         super().__init__(rush, "tidebook_with_log", "log", "log")
+
+    def _watched(self, seconds: float) -> Outcome:
+        self._rush.wait_for_log()
+        return super()._watched(seconds)
 
 
 class NewPeople:
