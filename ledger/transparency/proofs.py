@@ -114,12 +114,17 @@ def believed(note: Note, policy: Policy) -> tuple[Checkpoint, tuple[Signature, .
     return checkpoint, cosignatures
 
 
-def verify_proof(proof: Proof, leaf: bytes, policy: Policy) -> Checkpoint:
-    """Return the checkpoint that a proof shows a leaf hash under; raise `Malformed`, `Refused`."""
-    checkpoint, _ = believed(proof.checkpoint, policy)
+def verify_proof(
+    proof: Proof, leaf: bytes, policy: Policy
+) -> tuple[Checkpoint, tuple[Signature, ...]]:
+    """Return the checkpoint that a proof shows a leaf hash under, with its cosignatures.
+
+    Raises `Malformed` and `Refused`.
+    """
+    checkpoint, cosignatures = believed(proof.checkpoint, policy)
     if not holds(proof.number, checkpoint, leaf, proof.hashes):
         raise Refused("the inclusion proof does not lead to the root of the checkpoint")
-    return checkpoint
+    return checkpoint, cosignatures
 
 
 def holds(number: int, checkpoint: Checkpoint, leaf: bytes, hashes: Sequence[bytes]) -> bool:
