@@ -17,7 +17,8 @@ from api.cli.options import AsJson, Home
 from api.cli.trouble import Trouble
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Iterable, Iterator
+    from uuid import UUID
 
     from api.daily.making import Maker
     from api.daily.store import Stored
@@ -194,18 +195,33 @@ def _check(
     keys: list[Verifier],
     as_json: bool,
 ) -> int:
-    from api.daily.checking import check
+    keys = keys or own_keys(datastore, settings, book)
+    if not keys:
+        raise Trouble(f"--book: the log of {book} has not begun; `tidebook log` begins it")
+    found = list(checked(datastore, book, keys, wanted and wanted.uuid))
+    return _tell_findings(found, as_json)
+
+
+def own_keys(datastore: Datastore, settings: Settings, book: str) -> list[Verifier]:
+    """Return the home's key of a book's statements; none before the book's log has begun."""
     from ledger.transparency import store as log_store
     from ledger.transparency.checkpoints import Checkpoint
 
     with datastore.transaction() as cursor:
         note = log_store.published(cursor, book)
     if note is None:
-        raise Trouble(f"--book: the log of {book} has not begun; `tidebook log` begins it")
-    own = signer_of(settings)(Checkpoint.parse(note.text).origin).verifier
+        return []
+    return [signer_of(settings)(Checkpoint.parse(note.text).origin).verifier]
+
+
+def checked(
+    datastore: Datastore, book: str, keys: list[Verifier], campaign: UUID | None = None
+) -> Iterator[Finding]:
+    """Yield what is wrong with the daily proofs of a book, or of one campaign."""
+    from api.daily.checking import check
+
     with output.progress(f"{book}: daily proofs", None) as advance:
-        found = list(check(datastore, book, keys or [own], wanted and wanted.uuid, advance))
-    return _tell_findings(found, as_json)
+        yield from check(datastore, book, keys, campaign, advance)
 
 
 def _check_notes(action: Action, folder: Path, keys: list[Verifier]) -> list[Finding]:
