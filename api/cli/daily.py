@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import socket
 import sys
 from datetime import date
 from enum import StrEnum
@@ -13,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from api.cli import output, stores
+from api.cli.longwork import this_process
 from api.cli.options import AsJson, Home
 from api.cli.trouble import Trouble
 
@@ -113,7 +112,7 @@ def makers(settings: Settings, datastore: Datastore, books: Iterable[str]) -> li
     from api.daily.making import Maker
 
     simulated = is_simulated(datastore, settings)
-    holder = f"{socket.gethostname()}-{os.getpid()}"
+    holder = this_process()
     return [
         Maker(datastore, book, holder, signer_of(settings), simulated=simulated) for book in books
     ]
