@@ -38,6 +38,11 @@ class Known(NamedTuple):
     draw: PublicDraw
 
 
+def folder_of(lists: Path, book: str, campaign: UUID, number: int = 0) -> Path:
+    """Return the folder of a campaign's list; the first is that of whoever draws alone."""
+    return lists / book / f"{campaign.hex}-{number}"
+
+
 class DrawLists:
     """The lists of one book's public draws."""
 
@@ -62,7 +67,7 @@ class DrawLists:
     def lend(self, campaign: UUID) -> Iterator[EntryList]:
         """Lend a folder of a list that no other process writes to."""
         for number in range(FOLDERS_MAX):
-            folder = self._folder / self.book / f"{campaign.hex}-{number}"
+            folder = folder_of(self._folder, self.book, campaign, number)
             folder.parent.mkdir(parents=True, exist_ok=True)
             lock = (folder.parent / f"{folder.name}.lock").open("ab")
             try:

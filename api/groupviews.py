@@ -15,6 +15,7 @@ import msgspec
 from msgspec import UNSET, UnsetType
 
 from api.callers import Caller
+from api.views import STAFF
 from campaigns.groups.replies import GROUP_PREFIX, PURSE_PREFIX, SHARE_PREFIX, FillingReply
 from campaigns.replies import CAMPAIGN_PREFIX
 from ledger.books import Book, PublicId
@@ -157,7 +158,7 @@ def purse_view(row: PurseAt) -> PurseView:
 
 def may_see(row: GroupAt, shares: Sequence[ShareAt], caller: Caller) -> bool:
     """Whether a group exists for somebody: staff, its sender, its members and its takers."""
-    if caller.role in ("operator", "auditor"):
+    if caller.role in STAFF:
         return True
     who = caller.person
     if caller.role != "tourist":

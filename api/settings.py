@@ -478,45 +478,39 @@ class Settings(BaseSettings):
             if (value := getattr(self, setting.name)) is not None
         }
 
+    def _secret(self, given: SecretStr | None, name: str) -> bytes:
+        """Return the key that a setting gives; without it that of the home, made the first time."""
+        if given is not None:
+            return bytes.fromhex(given.get_secret_value())
+        return kept_secret(self.home, name)
+
     def pseudonym_secret(self) -> bytes:
         """Return the key of the person pseudonyms, making it in the home the first time."""
-        if self.pseudonym_key is not None:
-            return bytes.fromhex(self.pseudonym_key.get_secret_value())
-        return kept_secret(self.home, "pseudonym.key")
+        return self._secret(self.pseudonym_key, "pseudonym.key")
 
     def session_secrets(self) -> tuple[bytes, ...]:
         """Return the keys of session tokens, the one to make them with first."""
-        first = self.session_key
-        made = bytes.fromhex(first.get_secret_value()) if first is not None else None
         previous = self.session_previous_key
         return (
-            made or kept_secret(self.home, "session.key"),
+            self._secret(self.session_key, "session.key"),
             *([bytes.fromhex(previous.get_secret_value())] if previous is not None else []),
         )
 
     def draw_secret(self) -> bytes:
         """Return the key of the lotteries' seeds, making it in the home the first time."""
-        if self.draw_key is not None:
-            return bytes.fromhex(self.draw_key.get_secret_value())
-        return kept_secret(self.home, "draw.key")
+        return self._secret(self.draw_key, "draw.key")
 
     def wallet_operator_secret(self) -> bytes:
         """Return the key shared with the wallet operator, making it in the home the first time."""
-        if self.wallet_operator_key is not None:
-            return bytes.fromhex(self.wallet_operator_key.get_secret_value())
-        return kept_secret(self.home, "wallet-operator.key")
+        return self._secret(self.wallet_operator_key, "wallet-operator.key")
 
     def wallet_secret(self) -> bytes:
         """Return the key of the wallets' names, making it in the home the first time."""
-        if self.wallet_key is not None:
-            return bytes.fromhex(self.wallet_key.get_secret_value())
-        return kept_secret(self.home, "wallet.key")
+        return self._secret(self.wallet_key, "wallet.key")
 
     def refusal_secret(self) -> bytes:
         """Return the seed of the key for signed refusals, making it in the home the first time."""
-        if self.refusal_key is not None:
-            return bytes.fromhex(self.refusal_key.get_secret_value())[:32]
-        return kept_secret(self.home, "refusal.key")
+        return self._secret(self.refusal_key, "refusal.key")[:KEY_BYTES]
 
     def beacon_sources(self) -> tuple[str, ...]:
         """Return where the beacon's values come from."""

@@ -17,10 +17,7 @@ from contextlib import closing
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 from uuid import UUID, uuid5
 
-import psycopg2
-import psycopg2.extras
-
-from loadtest.filling import NotAsExpected
+from loadtest.filling import COPY_END, COPY_HEAD, NotAsExpected, connect
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -37,8 +34,6 @@ WHERE e.book = %s AND e.originator_id = %s
 """
 _HEAD: Final = "SELECT position FROM tidebook.book_head WHERE book = %s FOR UPDATE"
 _MOVE_HEAD: Final = "UPDATE tidebook.book_head SET position = %s WHERE book = %s"
-_COPY_HEAD: Final = b"PGCOPY\n\xff\r\n\0" + struct.pack(">ii", 0, 0)
-_COPY_END: Final = struct.pack(">h", -1)
 _KEY_HEX: Final = 32
 
 
@@ -111,7 +106,7 @@ class EntryMould:
 
 def read_entry(url: str, book: str, coupon: UUID) -> StoredEntry:
     """An entry that was made over HTTP."""
-    with closing(_connect(url)) as connection, connection.cursor() as cursor:
+    with closing(connect(url)) as connection, connection.cursor() as cursor:
         cursor.execute(_MODEL, (book, coupon))
         [row] = cursor.fetchall()
     model = StoredEntry._make(row)
@@ -124,7 +119,7 @@ def fill_entries(
 ) -> None:
     """Add so many entries behind the model, which must be the book's last event."""
     book = mould.model.book
-    with closing(_connect(url)) as connection, connection.cursor() as cursor:
+    with closing(connect(url)) as connection, connection.cursor() as cursor:
         cursor.execute("SET synchronous_commit = off")
         for done in range(0, count, ENTRIES_PER_COMMIT):
             batch = min(ENTRIES_PER_COMMIT, count - done)
@@ -144,7 +139,7 @@ def fill_entries(
 
 
 def _copy(cursor: Any, table: str, rows: Iterator[bytes]) -> None:
-    data = b"".join((_COPY_HEAD, *rows, _COPY_END))
+    data = b"".join((COPY_HEAD, *rows, COPY_END))
     cursor.copy_expert(f"COPY tidebook.{table} FROM STDIN (FORMAT binary)", io.BytesIO(data))
 
 
@@ -168,8 +163,3 @@ def _person(number: int, digits: int) -> str:
 
 def _key(number: int) -> str:
     return hashlib.sha256(b"key %d" % number).hexdigest()[:_KEY_HEX]
-
-
-def _connect(url: str) -> Any:
-    psycopg2.extras.register_uuid()  # type: ignore[no-untyped-call]
-    return psycopg2.connect(url)

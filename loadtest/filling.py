@@ -43,8 +43,8 @@ UPDATE tidebook.capacity SET issued = issued + %(count)s,
 WHERE book = %(book)s AND campaign = %(campaign)s
 """
 _COPY: Final = f"COPY tidebook.event ({_COLUMNS}) FROM STDIN (FORMAT binary)"
-_COPY_HEAD: Final = b"PGCOPY\n\xff\r\n\0" + struct.pack(">ii", 0, 0)
-_COPY_END: Final = struct.pack(">h", -1)
+COPY_HEAD: Final = b"PGCOPY\n\xff\r\n\0" + struct.pack(">ii", 0, 0)
+COPY_END: Final = struct.pack(">h", -1)
 
 
 class NotAsExpected(Exception):
@@ -118,7 +118,7 @@ class Mould:
 
 def read_model(url: str, book: str, coupon: UUID) -> Stored:
     """The row of a claim that was made over HTTP."""
-    with closing(_connect(url)) as connection, connection.cursor() as cursor:
+    with closing(connect(url)) as connection, connection.cursor() as cursor:
         cursor.execute(_MODEL, (book, coupon))
         [row] = cursor.fetchall()
     model = Stored._make(row)
@@ -132,7 +132,7 @@ def fill(url: str, mould: Mould, count: int, on_progress: Callable[[int], None])
     """
     started = time.perf_counter()
     book = mould.model.book
-    with closing(_connect(url)) as connection, connection.cursor() as cursor:
+    with closing(connect(url)) as connection, connection.cursor() as cursor:
         cursor.execute("SET synchronous_commit = off")
         connection.commit()
         done = 0
@@ -142,7 +142,7 @@ def fill(url: str, mould: Mould, count: int, on_progress: Callable[[int], None])
             (head,) = cursor.fetchone()
             if head != mould.model.position + done:
                 raise NotAsExpected("somebody else writes to the book that is filled")
-            data = b"".join((_COPY_HEAD, *mould.rows(head + 1, done, batch), _COPY_END))
+            data = b"".join((COPY_HEAD, *mould.rows(head + 1, done, batch), COPY_END))
             cursor.copy_expert(_COPY, io.BytesIO(data), size=COPY_CHUNK_BYTES)
             cursor.execute(_MOVE_HEAD, (head + batch, book))
             cursor.execute(
@@ -163,6 +163,6 @@ def fill(url: str, mould: Mould, count: int, on_progress: Callable[[int], None])
     return time.perf_counter() - started
 
 
-def _connect(url: str) -> Any:
+def connect(url: str) -> Any:
     psycopg2.extras.register_uuid()  # type: ignore[no-untyped-call]
     return psycopg2.connect(url)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import socket
 import sys
 from datetime import date
 from enum import StrEnum
@@ -13,11 +11,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from api.cli import output, stores
+from api.cli.longwork import this_process
 from api.cli.options import AsJson, Home
 from api.cli.trouble import Trouble
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Iterable, Iterator
+    from uuid import UUID
 
     from api.daily.making import Maker
     from api.daily.store import Stored
@@ -112,7 +112,7 @@ def makers(settings: Settings, datastore: Datastore, books: Iterable[str]) -> li
     from api.daily.making import Maker
 
     simulated = is_simulated(datastore, settings)
-    holder = f"{socket.gethostname()}-{os.getpid()}"
+    holder = this_process()
     return [
         Maker(datastore, book, holder, signer_of(settings), simulated=simulated) for book in books
     ]
@@ -194,18 +194,33 @@ def _check(
     keys: list[Verifier],
     as_json: bool,
 ) -> int:
-    from api.daily.checking import check
+    keys = keys or own_keys(datastore, settings, book)
+    if not keys:
+        raise Trouble(f"--book: the log of {book} has not begun; `tidebook log` begins it")
+    found = list(checked(datastore, book, keys, wanted and wanted.uuid))
+    return _tell_findings(found, as_json)
+
+
+def own_keys(datastore: Datastore, settings: Settings, book: str) -> list[Verifier]:
+    """Return the home's key of a book's statements; none before the book's log has begun."""
     from ledger.transparency import store as log_store
     from ledger.transparency.checkpoints import Checkpoint
 
     with datastore.transaction() as cursor:
         note = log_store.published(cursor, book)
     if note is None:
-        raise Trouble(f"--book: the log of {book} has not begun; `tidebook log` begins it")
-    own = signer_of(settings)(Checkpoint.parse(note.text).origin).verifier
+        return []
+    return [signer_of(settings)(Checkpoint.parse(note.text).origin).verifier]
+
+
+def checked(
+    datastore: Datastore, book: str, keys: list[Verifier], campaign: UUID | None = None
+) -> Iterator[Finding]:
+    """Yield what is wrong with the daily proofs of a book, or of one campaign."""
+    from api.daily.checking import check
+
     with output.progress(f"{book}: daily proofs", None) as advance:
-        found = list(check(datastore, book, keys or [own], wanted and wanted.uuid, advance))
-    return _tell_findings(found, as_json)
+        yield from check(datastore, book, keys, campaign, advance)
 
 
 def _check_notes(action: Action, folder: Path, keys: list[Verifier]) -> list[Finding]:

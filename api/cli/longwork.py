@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import logging
+import os
 import signal
+import socket
 import sys
 import threading
 import time
@@ -18,6 +20,11 @@ RETRY_S: Final = 30.0
 """A reader that stopped at something it cannot read looks again after this; it never skips."""
 
 _log = logging.getLogger("tidebook.cli")
+
+
+def this_process() -> str:
+    """Return the name under which this process holds leases."""
+    return f"{socket.gethostname()}-{os.getpid()}"
 
 
 @contextmanager

@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import logging
-import os
-import socket
 import threading
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from api.cli import output, stores
-from api.cli.longwork import in_threads, running
+from api.cli.longwork import in_threads, running, this_process
 from api.cli.options import AsJson, Books, Home
 from api.cli.trouble import Trouble
 
@@ -128,7 +126,7 @@ def runner_of(
     """Return this process's runner of a projection of a book."""
     from projections.runner import Runner
 
-    holder = f"{socket.gethostname()}-{os.getpid()}"
+    holder = this_process()
     return Runner(datastore, projection, book, holder, line=line)
 
 

@@ -16,6 +16,7 @@ from api.cli.trouble import Trouble, say
 if TYPE_CHECKING:
     from ledger.transparency.leaves import Leaf
     from ledger.transparency.notes import Verifier
+    from ledger.transparency.policies import PolicyFile
     from ledger.transparency.receipts import Verified
 
 TERMINAL: Final = "terminal"
@@ -112,6 +113,15 @@ def check_receipt(
             show_default=False,
         ),
     ] = None,
+    policy: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="The logs and witnesses that are believed, and the quorum, as a file (C2SP"
+            " tlog-policy), instead of the three before.",
+            show_default=False,
+        ),
+    ] = None,
     as_json: AsJson = False,
 ) -> int:
     """Say whether a receipt or a signed refusal holds, from the file and the keys alone.
@@ -121,6 +131,7 @@ def check_receipt(
 
     Examples:
     * `tidebook check-receipt claim.tlog-proof --log-key "$LOG" --witness "$WITNESS"`
+    * `tidebook check-receipt claim.tlog-proof --policy policy.txt`
     * `tidebook check-receipt refusal.note --statement-key "$STATEMENTS"`
     """
     from ledger.transparency.notes import BadSignature, Untrusted
@@ -128,6 +139,8 @@ def check_receipt(
     from ledger.transparency.proofs import HEADER, Refused
     from ledger.transparency.texts import Malformed
 
+    if policy is not None and (log_key or witness or quorum is not None):
+        raise Trouble("--policy: the file says it all, without --log-key, --witness and --quorum")
     keys = [
         tuple(verifier_key(text, option) for text in texts or ())
         for texts, option in (
@@ -136,11 +149,12 @@ def check_receipt(
             (statement_key, "--statement-key"),
         )
     ]
+    known = None if policy is None else _policy(policy)
     data = file.read_bytes()
     try:
         data = file_of(data)
         if data.startswith(HEADER.encode()):
-            found = _told_of_event(data, *keys, quorum=quorum)
+            found = _told_of_event(data, *keys, quorum=quorum, policy=known)
         else:
             found = _told_of_statement(data, keys[2])
     except (Malformed, Refused, Untrusted, BadSignature) as wrong:
@@ -227,6 +241,16 @@ def verifier_key(text: str, option: str) -> Verifier:
         raise Trouble(f"{option}: {malformed}") from None
 
 
+def _policy(path: Path) -> PolicyFile:
+    from ledger.transparency.policies import parse_policy
+    from ledger.transparency.texts import Malformed
+
+    try:
+        return parse_policy(path.read_bytes())
+    except (Malformed, OSError) as wrong:
+        raise Trouble(f"--policy: {wrong}") from None
+
+
 def _told_of_event(
     data: bytes,
     log: tuple[Verifier, ...],
@@ -234,15 +258,19 @@ def _told_of_event(
     statements: tuple[Verifier, ...],
     *,
     quorum: int | None,
+    policy: PolicyFile | None,
 ) -> dict[str, Any]:
-    from ledger.transparency.proofs import Policy
+    from ledger.transparency.checkpoints import Checkpoint
+    from ledger.transparency.policies import PolicyFile
+    from ledger.transparency.proofs import parse_proof
     from ledger.transparency.receipts import verify_receipt
 
-    if not log:
+    if policy is None and not log:
         raise Trouble("--log-key: a receipt is judged by the key of its log")
     needed = len(witnesses) if quorum is None else quorum
-    policy = Policy(log[0].name, log, witnesses, needed, statements)
-    return _told(verify_receipt(data, policy))
+    known = policy or PolicyFile(log, witnesses, needed)
+    origin = Checkpoint.parse(parse_proof(data).checkpoint.text).origin
+    return _told(verify_receipt(data, known.of_log(origin, statements)))
 
 
 def _told_of_statement(data: bytes, keys: tuple[Verifier, ...]) -> dict[str, Any]:

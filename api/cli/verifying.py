@@ -62,6 +62,7 @@ class Report:
     clean: bool = True
     books: list[BookReport] = field(default_factory=list)
     exports: list[ExportReport] = field(default_factory=list)
+    daily_proofs: int = 0
     projections: list[str] = field(default_factory=list)
     findings: list[dict[str, str | None]] = field(default_factory=list)
     counts: Counter[str] = field(default_factory=Counter)
@@ -131,8 +132,9 @@ def verify(
 ) -> int:
     """Verify the store, or an export with no store: order, bytes, money, every rule, the log.
 
-    Reads every book from position 1 and judges each event again. Of a store, kept replies, capacity
-    and projections are compared as well; it may be written meanwhile, and nothing in it is changed.
+    Reads every book from position 1 and judges each event again. Of a store, kept replies,
+    capacity, daily proofs and projections are compared as well; it may be written meanwhile, and
+    nothing in it is changed.
     Of an **EXPORT**, nothing is needed but its files: every leaf, every signed root and every
     signature is made again. Exit status: **0** nothing found, **1** findings, **2** could not run.
 
@@ -169,6 +171,7 @@ def _verify_store(
         for one in books:
             head = _remembered(settings, one)
             report.books.append(_verify_book(datastore, one, head, report))
+            _verify_daily_proofs(datastore, settings, one, report)
         if projections:
             _verify_projections(datastore, books if book else None, report)
 
@@ -263,6 +266,20 @@ def _verify_book(
     return BookReport(book, standing.position, replies[book], round(seconds, 3), rate)
 
 
+def _verify_daily_proofs(
+    datastore: Datastore, settings: Settings, book: str, report: Report
+) -> None:
+    """Check a book's daily proofs where there are any; without a log nobody can have signed one."""
+    from api.cli.daily import checked, own_keys
+    from api.daily import store
+
+    with datastore.transaction() as cursor:
+        kept = len(store.proofs(cursor, book))
+    if kept:
+        report.add(checked(datastore, book, own_keys(datastore, settings, book)))
+        report.daily_proofs += kept
+
+
 def _remembered(settings: Settings, book: str) -> Checkpoint | None:
     """Return the last head of a book that this home has signed."""
     from api.transparency import memory_of
@@ -322,6 +339,8 @@ def _print(report: Report) -> None:
         console.print(books)
     if report.exports:
         _print_exports(report.exports)
+    if report.daily_proofs:
+        console.print(f"Daily proofs added up again: {report.daily_proofs:,}")
     if report.projections:
         console.print(f"Projections compared with a fresh fold: {', '.join(report.projections)}")
     if report.clean:

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import os
 import secrets
-import socket
 import sys
 import time
 from typing import TYPE_CHECKING, Annotated, Final
@@ -13,7 +11,7 @@ import typer
 
 from api.cli import output, stores
 from api.cli.daily import makers
-from api.cli.longwork import in_threads, running
+from api.cli.longwork import in_threads, running, this_process
 from api.cli.options import AsJson, Books, Home
 from api.cli.trouble import Trouble
 
@@ -189,7 +187,7 @@ def _follower(settings: Settings, datastore: Datastore, book: str, client: objec
     return Follower(
         datastore,
         book,
-        f"{socket.gethostname()}-{os.getpid()}",
+        this_process(),
         begin_log(settings.home, book, settings.log_name, random),
         witnesses=reached(settings.log_witnesses, client),  # type: ignore[arg-type]
         quorum=settings.log_quorum,

@@ -30,7 +30,8 @@ _EXPORTS = """\
 ([exports](../export.md#what-is-verified))."""
 
 _DAILY = """\
-`tidebook daily-proof check` adds the daily proofs up again from the events
+`tidebook daily-proof check`, and `tidebook verify` where there are any, adds the daily proofs up
+again from the events
 ([daily proofs](../daily-proofs.md#checking-them))."""
 
 _WALLETS = """\

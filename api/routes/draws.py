@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from dataclasses import dataclass
 from hashlib import sha256
 from typing import Annotated, Any, Final
@@ -12,6 +13,7 @@ from fastapi import APIRouter, Query, Request, Response
 from msgspec.structs import replace
 
 from api import documentation, examples
+from api.drawlists import folder_of
 from api.drawviews import (
     Announcement,
     DrawEntryPage,
@@ -312,11 +314,11 @@ async def get_proof(request: Request, campaign: CampaignId, caller: Tourist) -> 
     if found.draw.frozen is None:
         raise Problem("not_frozen", "The list of this draw is not frozen yet.")
     service, size = service_of(request), found.draw.frozen.entries
-    folder = service.settings.lists / found.book / f"{found.campaign.id.hex}-0"
+    folder = folder_of(service.settings.lists, found.book, found.campaign.id)
     listed, index = ListFiles(folder), found.entry.index
     if listed.entries() < size:
         raise Problem("list_away", "The list is not kept on this machine.", headers=RETRY_SOON)
-    document = await service.in_store(lambda _: proof_document(listed, index, size))
+    document = await asyncio.to_thread(proof_document, listed, index, size)
     if found.draw.frozen.root.encode() not in document:
         raise Problem("list_away", "The list on this machine is damaged.", headers=RETRY_SOON)
     return Response(document, media_type=JSON.decode())

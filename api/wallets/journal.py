@@ -273,15 +273,19 @@ class Journal:
         found = curs.fetchall()
         curs.execute(_REFUSED, (self.book,))
         (refused,) = curs.fetchone()
-        curs.execute("SELECT position FROM wallet_journal.tracking WHERE book = %s", (self.book,))
-        row = curs.fetchone()
         return Standing(
             self.book,
             {state: count for state, count, _ in found},
             refused,
             max((0.0, *(oldest for _, _, oldest in found))),
-            row[0] if row else 0,
+            self.position(curs),
         )
+
+    def position(self, curs: Any) -> int:
+        """Return the position that the rows stand for."""
+        curs.execute("SELECT position FROM wallet_journal.tracking WHERE book = %s", (self.book,))
+        row = curs.fetchone()
+        return row[0] if row else 0
 
     def _rows(self, curs: Any) -> list[Row]:
         return [

@@ -97,7 +97,7 @@ def _journal(
     for book in books:
         table = Table(book)
         with datastore.transaction() as curs:
-            positions[book] = table.standing(curs).position
+            positions[book] = table.position(curs)
         after: int | None = 0
         while after is not None:
             with datastore.transaction() as curs:

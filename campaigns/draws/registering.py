@@ -185,9 +185,11 @@ class _EmptyPlace(DrawCommand):
             raise Refusal("not_registered", state=entry.state)
         return campaign, draw, entry
 
-    def emptied(self, code: str, view: View, events: list[Event]) -> Decision:
-        """Return the decision that leaves the entry's place empty."""
-        campaign, draw, entry = self.registered(view)
+    def emptied(
+        self, code: str, found: tuple[Campaign, PublicDraw, DrawEntry], events: list[Event]
+    ) -> Decision:
+        """Return the decision that leaves the place of what is `registered` empty."""
+        campaign, draw, entry = found
         reply = registration_reply(self.book, campaign, draw, ENTRY_FOLD.evolve(entry, events[0]))
         place = [((self.campaign, WITHDRAWN_POOL), Capacity(issued=1, quota=1))]
         return Decision(code, reply, events, place)
@@ -201,7 +203,8 @@ class WithdrawEntry(_EmptyPlace):
 
     def decide(self, view: View, header: Header) -> Decision:
         """The telephone is free again."""
-        entry = self.registered(view)[2]
+        found = self.registered(view)
+        entry = found[2]
         phone = telephone_id(self.campaign, entry.phone)
         taken = view.state(telephone_read(phone))
         assert taken is not None, "an entry has taken its telephone"
@@ -216,7 +219,7 @@ class WithdrawEntry(_EmptyPlace):
                 **header.of(phone, taken.version + 1), campaign=self.campaign, entry=entry.id
             ),
         ]
-        return self.emptied("withdrawn", view, events)
+        return self.emptied("withdrawn", found, events)
 
 
 @dataclass(frozen=True, slots=True)
@@ -229,7 +232,8 @@ class VoidEntry(_EmptyPlace):
 
     def decide(self, view: View, header: Header) -> Decision:
         """Neither the person nor the telephone can come in again."""
-        entry = self.registered(view)[2]
+        found = self.registered(view)
+        entry = found[2]
         event = DrawEntryVoided(
             **header.of(entry.id, entry.version + 1),
             campaign=self.campaign,
@@ -237,7 +241,7 @@ class VoidEntry(_EmptyPlace):
             index=entry.index,
             reason=self.reason,
         )
-        return self.emptied("entry_voided", view, [event])
+        return self.emptied("entry_voided", found, [event])
 
 
 def void_reason(

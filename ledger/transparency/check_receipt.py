@@ -2,13 +2,14 @@
 
     python3 check_receipt.py FILE --log-key KEY                 an event and its proof
     python3 check_receipt.py FILE --log-key KEY --witness KEY   and that a witness saw the log
+    python3 check_receipt.py FILE --policy POLICY               by the logs and witnesses of a file
     python3 check_receipt.py FILE --statement-key KEY           a signed refusal or daily proof
 
 FILE is a receipt as it was given, or the text of its QR code; `-` reads the standard input. KEY is
-a verifier key as `NAME+ID+BASE64`, from somebody whom you trust. The formats are in
-docs/receipts.md. This file stands alone, so that it can be read in one sitting and run anywhere:
-it takes nothing from the rest of Tidebook, Ed25519 included, and whatever a file holds, its answer
-is yes or no. Exit status: 0 it holds, 1 it does not, 2 could not run.
+a verifier key as `NAME+ID+BASE64`, from somebody whom you trust, and POLICY a C2SP tlog-policy. The
+formats are in docs/receipts.md. This file stands alone, so that it can be read in one sitting and
+run anywhere: it takes nothing from the rest of Tidebook, Ed25519 included, and whatever a file
+holds, its answer is yes or no. Exit status: 0 it holds, 1 it does not, 2 could not run.
 """
 
 from __future__ import annotations
@@ -29,6 +30,7 @@ HEADER = "c2sp.org/tlog-proof@v1"
 QR_PREFIX = "TBR1:"
 FILE_MAX = 2 << 20
 NOTE_MAX = 1 << 20
+POLICY_MAX = 64 << 10
 SIGNATURES_MAX = 100
 HASHES_MAX = 63
 SIZE_MAX = 2**63 - 1
@@ -218,17 +220,15 @@ def signed_by(key: Key, text: str, data: bytes) -> bool:
     return ed25519(key.public, f"cosignature/v1\ntime {time}\n{text}".encode(), data[8:])
 
 
-def signers(note: Note, keys: Iterable[Key]) -> list[tuple[str, bytes]]:
-    """Return names and signatures of known keys; one that does not hold spoils the note."""
+def signers(note: Note, keys: Iterable[Key]) -> list[tuple[Key, bytes]]:
+    """Return known keys and their signatures; one that does not hold spoils the note."""
     found = []
     for name, id_, data in note.lines:
         known = [key for key in keys if (key.name, key.id) == (name, id_)]
         if known:
-            require(
-                any(signed_by(key, note.text, data) for key in known),
-                f"the signature of {name} does not hold",
-            )
-            found.append((name, data))
+            holding = [key for key in known if signed_by(key, note.text, data)]
+            require(bool(holding), f"the signature of {name} does not hold")
+            found.append((holding[0], data))
     return found
 
 
@@ -400,13 +400,81 @@ def unpacked(text: str) -> bytes:
 # --- the verdict ----------------------------------------------------------------------------------
 
 
+class Group(NamedTuple):
+    """Witnesses and groups of them, of which so many must have cosigned."""
+
+    needed: int
+    members: tuple[Key | Group, ...]
+
+
 class Trust(NamedTuple):
-    """Whom to believe."""
+    """Whom to believe; a quorum is a number of witnesses, or a group."""
 
     log: tuple[Key, ...] = ()
     witnesses: tuple[Key, ...] = ()
-    quorum: int = 0
+    quorum: int | Group = 0
     statements: tuple[Key, ...] = ()
+
+
+def witnessed(one: Key | Group, cosigners: Iterable[Key]) -> bool:
+    """Whether a witness is among those who cosigned, or enough of a group."""
+    if isinstance(one, Key):
+        return one in cosigners
+    return sum(witnessed(member, cosigners) for member in one.members) >= one.needed
+
+
+def parse_policy(data: bytes) -> Trust:
+    """Return whom a policy file believes (C2SP tlog-policy); no word of it is skipped."""
+    require(len(data) <= POLICY_MAX, "a longer policy than is read")
+    text = data.decode("latin-1")  # names are octets
+    clean = not re.search("[^\t\n\x20-\x7e\x80-\xff]", text)
+    require(clean and text.endswith("\n"), "a policy is lines of text, each with its end")
+    logs: list[Key] = []
+    witnesses: list[Key] = []
+    named: dict[str, Key | Group] = {"none": Group(0, ())}
+    members = {"none"}
+    quorum: Group | None = None
+    for line in text[:-1].split("\n"):
+        kind, *words = re.split("[ \t]+", line.strip(" \t"))
+        if not kind or kind.startswith("#"):
+            continue
+        if kind == "log" and len(words) in (1, 2):
+            policy_key(words[0], NOTE_KEY, logs)
+        elif kind == "witness" and len(words) in (2, 3):
+            require(words[0] not in named, "a name with a meaning already")
+            named[words[0]] = policy_key(words[1], COSIGNATURE_KEY, witnesses)
+        elif kind == "group" and len(words) >= 3:
+            name, needed, *among = words
+            fresh = len(set(among)) == len(among) and not members & set(among)
+            require(name not in named, "a name with a meaning already")
+            require(set(among) <= set(named), "a member that is not defined above")
+            require(fresh, "a member that is one already, or cannot be one")
+            least = {"all": len(among), "any": 1}.get(needed) or number(needed)
+            require(1 <= least <= len(among), "a group that needs none, or more than it has")
+            named[name] = Group(least, tuple(named[one] for one in among))
+            members.update(among)
+            require(len(named) <= 2 * SIGNATURES_MAX + 1, "more groups than are read")
+        elif kind == "quorum" and len(words) == 1:
+            require(quorum is None, "a second quorum")
+            require(words[0] in named, "a quorum that is not defined above")
+            quorum = Group(1, (named[words[0]],))
+        else:
+            raise Refused("not a line of a policy")
+    require(bool(logs), "a policy names a log")
+    if quorum is None:
+        raise Refused("a policy names its quorum")
+    return Trust(tuple(logs), tuple(witnesses), quorum)
+
+
+def policy_key(text: str, kind: int, keys: list[Key]) -> Key:
+    """Return a key of a policy, which is named once, whatever it is called; keep it with others."""
+    told = text.encode("latin-1").decode()
+    key = parse_key(told)
+    require(told == told.strip() and key.kind == kind, "a key of another kind")
+    require(key.public not in {one.public for one in keys}, "a key that is named already")
+    require(len(keys) < SIGNATURES_MAX, "more keys than are read")
+    keys.append(key)
+    return key
 
 
 class Found(NamedTuple):
@@ -434,8 +502,8 @@ def check(data: bytes, trust: Trust) -> Found:
 def check_proof(proof: Proof, trust: Trust) -> Found:
     """Return what a proof shows."""
     head = proof.checkpoint
-    origin = trust.log[0].name if trust.log else None
-    require(head.origin == origin, f"the checkpoint is one of {head.origin!r}")
+    log = [key for key in trust.log if key.name == head.origin]
+    require(bool(log), f"the checkpoint is one of {head.origin!r}")
     attested = proof.extra.startswith(b"tidebook-")
     note = parse_note(proof.extra) if attested else None
     told = attested_lines(note) if note is not None else entry_lines(proof.extra)
@@ -448,11 +516,15 @@ def check_proof(proof: Proof, trust: Trust) -> Found:
     require(head.origin.endswith(f"/{told['book']}"), "the event is one of another book")
     if note is not None:
         require(bool(signers(note, trust.statements)), "no known key has signed the statement")
-    require(bool(signers(proof.note, trust.log)), "no known key of the log has signed")
+    require(bool(signers(proof.note, log)), "no known key of the log has signed")
     cosigned = signers(proof.note, trust.witnesses)
-    enough = len({name for name, _ in cosigned}) >= trust.quorum
-    require(enough, f"fewer than {trust.quorum} of the known witnesses have cosigned")
-    seen = tuple((name, int.from_bytes(data[:8], "big")) for name, data in cosigned)
+    if isinstance(trust.quorum, Group):
+        enough = witnessed(trust.quorum, [key for key, _ in cosigned])
+        require(enough, "the quorum of the policy has not cosigned")
+    else:
+        enough = len({key.name for key, _ in cosigned}) >= trust.quorum
+        require(enough, f"fewer than {trust.quorum} of the known witnesses have cosigned")
+    seen = tuple((key.name, int.from_bytes(data[:8], "big")) for key, data in cosigned)
     return Found("attested" if attested else "event", told, head, seen)
 
 
@@ -619,9 +691,13 @@ def arguments_of(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--log-key", metavar="KEY", action="append", default=[])
     parser.add_argument("--witness", metavar="KEY", action="append", default=[])
     parser.add_argument("--quorum", metavar="N", type=int)
+    parser.add_argument("--policy", metavar="POLICY")
     parser.add_argument("--statement-key", metavar="KEY", action="append", default=[])
     parser.add_argument("--json", action="store_true")
-    return parser.parse_args(arguments)
+    options = parser.parse_args(arguments)
+    if options.policy and (options.log_key or options.witness or options.quorum is not None):
+        parser.error("--policy says it all, without --log-key, --witness and --quorum")
+    return options
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -632,6 +708,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
             tuple(map(parse_key, texts))
             for texts in (options.log_key, options.witness, options.statement_key)
         ]
+        quorum = len(keys[1]) if options.quorum is None else options.quorum
+        trust = Trust(keys[0], keys[1], quorum, keys[2])
+        if options.policy:
+            with Path(options.policy).open("rb") as file:
+                trust = parse_policy(file.read(POLICY_MAX + 1))._replace(statements=keys[2])
         if options.file == "-":
             data = sys.stdin.buffer.read(FILE_MAX + 1)
         else:
@@ -640,9 +721,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (Refused, ValueError, OSError) as error:
         sys.stderr.write(f"check_receipt: {plain(str(error))}\n")
         return 2
-    quorum = len(keys[1]) if options.quorum is None else options.quorum
     try:
-        found = check(data, Trust(keys[0], keys[1], quorum, keys[2]))
+        found = check(data, trust)
     except Refused as refused:
         why = plain(str(refused))
         say(json.dumps({"holds": False, "why": why}) if options.json else f"REFUSED 不成立: {why}")

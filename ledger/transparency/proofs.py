@@ -6,7 +6,7 @@ carries beside (`extra`) is covered by no signature.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Final, NamedTuple
 
 from ledger.merkle import verify_inclusion
@@ -33,16 +33,34 @@ HASHES_MAX: Final = 63
 """A proof about sizes below 2^63 never has more."""
 
 
+class Group(NamedTuple):
+    """Witnesses and groups of them, of which so many must have cosigned (C2SP tlog-policy)."""
+
+    needed: int
+    members: tuple[Verifier | Group, ...]
+
+    def has_witnessed(self, cosigners: Collection[tuple[str, bytes]]) -> bool:
+        """Whether enough have, by names and ids of the keys that cosigned."""
+        witnessed = sum(
+            one.has_witnessed(cosigners)
+            if isinstance(one, Group)
+            else (one.name, one.key_id) in cosigners
+            for one in self.members
+        )
+        return witnessed >= self.needed
+
+
 class Policy(NamedTuple):
     """Whom to believe: the keys of the log, so many of these witnesses, and who signs statements.
 
+    A quorum is a number of witnesses, or a group of them that must have cosigned.
     The last ones are asked only where a receipt withholds the event's own bytes.
     """
 
     origin: str
     log: tuple[Verifier, ...]
     witnesses: tuple[Verifier, ...] = ()
-    quorum: int = 0
+    quorum: int | Group = 0
     statements: tuple[Verifier, ...] = ()
 
 
@@ -109,17 +127,25 @@ def believed(note: Note, policy: Policy) -> tuple[Checkpoint, tuple[Signature, .
         pass
     except BadSignature as error:
         raise Refused(f"a witness: {error}") from error
-    if len({one.name for one in cosignatures}) < policy.quorum:
+    if isinstance(policy.quorum, Group):
+        if not policy.quorum.has_witnessed({(one.name, one.key_id) for one in cosignatures}):
+            raise Refused("the quorum of the policy has not cosigned")
+    elif len({one.name for one in cosignatures}) < policy.quorum:
         raise Refused(f"fewer than {policy.quorum} of the witnesses that are known have cosigned")
     return checkpoint, cosignatures
 
 
-def verify_proof(proof: Proof, leaf: bytes, policy: Policy) -> Checkpoint:
-    """Return the checkpoint that a proof shows a leaf hash under; raise `Malformed`, `Refused`."""
-    checkpoint, _ = believed(proof.checkpoint, policy)
+def verify_proof(
+    proof: Proof, leaf: bytes, policy: Policy
+) -> tuple[Checkpoint, tuple[Signature, ...]]:
+    """Return the checkpoint that a proof shows a leaf hash under, with its cosignatures.
+
+    Raises `Malformed` and `Refused`.
+    """
+    checkpoint, cosignatures = believed(proof.checkpoint, policy)
     if not holds(proof.number, checkpoint, leaf, proof.hashes):
         raise Refused("the inclusion proof does not lead to the root of the checkpoint")
-    return checkpoint
+    return checkpoint, cosignatures
 
 
 def holds(number: int, checkpoint: Checkpoint, leaf: bytes, hashes: Sequence[bytes]) -> bool:

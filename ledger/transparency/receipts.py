@@ -27,7 +27,6 @@ from ledger.transparency.proofs import (
     Policy,
     Proof,
     Refused,
-    believed,
     holds,
     parse_proof,
     verify_proof,
@@ -118,10 +117,9 @@ def verify_receipt(data: bytes, policy: Policy) -> Verified:
         leaf, hashed, withheld = _attested(proof.extra, policy)
     else:
         leaf, hashed = decode_entry(proof.extra), leaf_hash(proof.extra)
-    checkpoint = verify_proof(proof, hashed, policy)
+    checkpoint, cosignatures = verify_proof(proof, hashed, policy)
     if leaf.position != proof.number + 1 or not policy.origin.endswith(f"/{leaf.book}"):
         raise Refused("the entry is one of another place")
-    _, cosignatures = believed(proof.checkpoint, policy)
     return Verified(leaf, checkpoint, cosignatures, withheld)
 
 

@@ -45,6 +45,8 @@ def test_days_are_proved_and_checked(
     first = folder / "2026-05-01.note"
     first.write_text(first.read_text().replace("\nissued ", "\nissued 9", 1))
     assert tidebook(*alone).status == 1
+    clean = tidebook("verify", "--no-projections", "--json")
+    assert (clean.status, clean.document["daily_proofs"]) == (0, len(made)), clean.document
     with as_owner(database_url) as curs:
         curs.execute(
             "UPDATE daily_proof SET note = convert_to(replace(convert_from(note, 'UTF8'),"
@@ -56,6 +58,9 @@ def test_days_are_proved_and_checked(
         "daily_signature_broken",
         "daily_figure_differs",
     }
+    whole = tidebook("verify", "--no-projections", "--json")
+    assert whole.status == 1
+    assert whole.document["findings"] == found.document["findings"]
 
 
 def test_what_is_asked_wrongly_is_named(tidebook: Tidebook, story: Story) -> None:

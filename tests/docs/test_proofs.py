@@ -47,6 +47,12 @@ def test_the_walk_through_is_as_written(tmp_path: Path) -> None:
     for words in (
         "OK 成立",
         "It does not hold: the inclusion proof does not lead to the root",
+        "It does not hold: the quorum of the policy has not cosigned",
+        "cosigned by: witness.example/w1",
+        "cosigned by witness.example/w1.",
+        "the head that it knows: cosigned",
+        "another history: refused with 422",
+        "a shorter history: refused with 409",
         "Clean: nothing was found.",
         "All the same, byte for byte.",
         "the daily proofs hold",

@@ -24,7 +24,8 @@ from ledger.transparency.checkpoints import Checkpoint
 from ledger.transparency.leaves import encode_entry
 from ledger.transparency.notes import COSIGNATURE, ED25519, Note, Signer, Verifier, signed_note
 from ledger.transparency.packing import file_of, pack, to_base45, unpack
-from ledger.transparency.proofs import Policy, Proof, Refused
+from ledger.transparency.policies import PolicyFile, parse_policy
+from ledger.transparency.proofs import Group, Policy, Proof, Refused
 from ledger.transparency.receipts import attested, verify_receipt
 from ledger.transparency.statements import (
     REFUSAL,
@@ -402,6 +403,152 @@ def test_what_is_printed_does_nothing_to_a_terminal() -> None:
 def test_the_words_are_of_events_that_there_are() -> None:
     """No topic is named that the program does not know."""
     assert set(alone.TOPICS) <= EVENT_TYPES.topics
+
+
+# --- policies as files ------------------------------------------------------------------------
+
+OTHER = Signer("witness.example/w2", COSIGNATURE, bytes(range(3, 35)))
+THIRD = Signer("witness.example/w3", COSIGNATURE, bytes(range(4, 36)))
+LINES = (
+    f"# whom to believe\n\n \tlog  {KEYS[0]} https://ledger.example \n"
+    f"witness W1 {KEYS[1]}\nwitness W2 {OTHER.verifier} https://w2.example\n"
+    f"witness \N{KELVIN SIGN} {THIRD.verifier}\n"
+)
+
+
+def by_policy(policy: bytes, data: bytes = RECEIPT) -> bool | None:
+    """Whether both believe a receipt by a policy; None where both say that it is no policy."""
+    try:
+        trust: alone.Trust | None = alone.parse_policy(policy)
+    except (alone.Refused, ValueError):
+        trust = None
+    try:
+        known: PolicyFile | None = parse_policy(policy)
+    except Malformed:
+        known = None
+    assert (trust is None) == (known is None), policy
+    if trust is None or known is None:
+        return None
+    said = []
+    for verify in (
+        lambda: alone.check(data, trust),
+        lambda: verify_receipt(data, known.of_log(ORIGIN)),
+    ):
+        try:
+            said.append(bool(verify()))
+        except (alone.Refused, Refused):
+            said.append(False)
+    assert said[0] == said[1], policy
+    return said[0]
+
+
+@pytest.mark.parametrize(
+    ("rule", "holds"),
+    [
+        ("quorum W1", True),
+        ("quorum W2", False),
+        ("quorum none", True),
+        ("group g any W1 W2\nquorum g", True),
+        ("group g 1 W1 W2\nquorum g", True),
+        ("group g all W1 W2\nquorum g", False),
+        ("group g 2 W1 W2 \N{KELVIN SIGN}\nquorum g", False),
+        ("group a any W1 W2\ngroup g all a\nquorum g", True),
+        ("group a any W1 W2\ngroup g all a \N{KELVIN SIGN}\nquorum g", False),
+        ("group a all W2\ngroup g any a W1\nquorum g", True),
+        ("group g all W1 W2\nquorum W1", True),
+    ],
+)
+def test_a_quorum_is_met_or_not(rule: str, holds: bool) -> None:
+    """Of the receipt that W1 alone has cosigned, and of both when another has cosigned too."""
+    policy = f"{LINES}{rule}\n".encode()
+    assert by_policy(policy) is holds
+    note = PROOF.checkpoint
+    cosigned = note.signed(*(one.cosign(note.text, 1_777_777_778) for one in (OTHER, THIRD)))
+    assert by_policy(policy, PROOF._replace(checkpoint=cosigned).encode()) is True
+    bare = PROOF._replace(checkpoint=signed_note(note.text, [LOG])).encode()
+    assert by_policy(policy, bare) is (rule == "quorum none")
+
+
+@pytest.mark.parametrize(
+    "rule",
+    [
+        "",
+        "quorum W1\nquorum none",
+        "quorum W9",
+        "quorum",
+        "quorum W1 W2",
+        "quorum g\ngroup g any W1",
+        "quorum K",
+        "Quorum none",
+        "quorum none\nfurther W1",
+        "group none any W1\nquorum none",
+        f"witness none {STATEMENTS.verifier}\nquorum none",
+        "group g any none\nquorum g",
+        "group g any\nquorum g",
+        "group g 0 W1\nquorum g",
+        "group g 01 W1\nquorum g",
+        "group g 2 W1\nquorum g",
+        "group g -1 W1\nquorum g",
+        "group g \N{SUPERSCRIPT ONE} W1\nquorum g",
+        "group g 1 g\nquorum g",
+        "group W1 any W2\nquorum W1",
+        "group g 2 W1 W1\nquorum g",
+        "group a any W1\ngroup b any W1\nquorum a",
+        f"witness W4 {KEYS[1]}\nquorum W1",
+        f"witness W4 {Verifier('another.example', COSIGNATURE, KEYS[1].public)}\nquorum W1",
+        f"witness W4 {KEYS[0]}\nquorum W1",
+        f"log {KEYS[0]}\nquorum W1",
+        f"log {KEYS[1]}\nquorum W1",
+        f"log {KEYS[0]} u v\nquorum W1",
+        "log\nquorum W1",
+        "witness W4 no+key\nquorum W1",
+        f"witness W4 {KEYS[1]}\N{NO-BREAK SPACE}\nquorum W1",
+        "quorum W1\r",
+        "quorum\vW1",
+        "quorum\N{NO-BREAK SPACE}W1",
+        "quorum W1\x7f",
+        "quorum W1\n# \0",
+        "quorum W1\n" + 70_000 * "#",
+        "quorum W1\n" + "".join(f"group g{n} any x{n}\n" for n in range(3)),
+    ],
+)
+def test_what_is_not_a_policy_is_none(rule: str) -> None:
+    """Doubled, circular, misspelt, without its end, too large: by both, and nothing is skipped."""
+    assert by_policy(f"{LINES}{rule}\n".encode()) is None
+
+
+def test_a_policy_has_logs_and_an_end() -> None:
+    """A file that was cut is no policy; a log that is not named is not believed."""
+    assert by_policy(f"{LINES}quorum none".encode()) is None
+    assert by_policy(b"quorum none\n") is None
+    assert by_policy(b"") is None
+    other = Signer("ledger.example/other", ED25519, bytes(range(5, 37))).verifier
+    assert by_policy(f"log {other}\nquorum none\n".encode()) is False
+    assert by_policy(f"log {other}\nlog {KEYS[0]}\nquorum none\n".encode()) is True
+    many = [Signer("w", COSIGNATURE, bytes([n]) * 32).verifier for n in range(101)]
+    lines = [f"witness n{n} {key}\n" for n, key in enumerate(many)]
+    for most, holds in ((100, True), (101, None)):
+        policy = f"log {KEYS[0]}\n{''.join(lines[:most])}quorum none\n"
+        assert by_policy(policy.encode()) is holds
+
+
+def test_the_file_is_run_with_a_policy(tmp_path: Path) -> None:
+    """0 where the quorum has cosigned, 1 where not, 2 where it is none or has keys beside it."""
+    file, policy = tmp_path / "receipt", tmp_path / "policy"
+    file.write_bytes(RECEIPT)
+    for rule, status in (("quorum W1", 0), ("quorum W2", 1), ("quorum W9", 2)):
+        policy.write_text(f"{LINES}{rule}\n")
+        assert run(file, "--policy", policy)[0] == status
+    policy.write_text(f"{LINES}quorum W1\n")
+    assert run(file, "--policy", policy, "--log-key", str(KEYS[0]))[0] == 2
+
+
+def test_without_counting_a_policy_demands_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The control: what refuses above is the quorum."""
+    policy = f"{LINES}quorum W2\n".encode()
+    monkeypatch.setattr(alone, "witnessed", lambda *_: True)
+    monkeypatch.setattr(Group, "has_witnessed", lambda *_: True)
+    assert by_policy(policy) is True
 
 
 def test_without_the_tree_a_changed_event_would_be_believed(

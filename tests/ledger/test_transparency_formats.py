@@ -399,7 +399,7 @@ def test_a_proof_is_read_back_and_holds() -> None:
     """With and without extra bytes, for its entry and for no other."""
     for proof in (PROOF, PROOF._replace(extra=b"context")):
         assert parse_proof(proof.encode()) == proof
-        assert verify_proof(proof, LEAVES[123], POLICY) == HEAD
+        assert verify_proof(proof, LEAVES[123], POLICY)[0] == HEAD
     with pytest.raises(Refused):
         verify_proof(PROOF, LEAVES[124], POLICY)
 
