@@ -24,7 +24,7 @@ from ledger import appending
 
 VARIABLE = "PLANT"
 MARK = "PLANT_MARK"
-"""A file that says that a worker has died once."""
+"""A file that says that a worker has died once, and whose request it had just admitted."""
 
 DIES_AT = 30
 
@@ -144,7 +144,8 @@ def _dies_after_admission() -> None:
         nonlocal admitted
         admitted += word.verdict is gate.Verdict.ADMITTED
         if admitted == DIES_AT and not mark.exists():
-            mark.touch()
+            assert self.knock is not None
+            mark.write_text(self.knock.person)
             os.kill(os.getpid(), signal.SIGKILL)
         hear(self, word)
 
