@@ -512,6 +512,10 @@ class Settings(BaseSettings):
         """Return the seed of the key for signed refusals, making it in the home the first time."""
         return self._secret(self.refusal_key, "refusal.key")[:KEY_BYTES]
 
+    def has_refusal_secret(self) -> bool:
+        """Whether there is a key for signed refusals, without making one."""
+        return self.refusal_key is not None or is_kept(self.home, "refusal.key")
+
     def beacon_sources(self) -> tuple[str, ...]:
         """Return where the beacon's values come from."""
         return self.beacons or (str(self.home / "beacons.jsonl"),)
@@ -562,6 +566,15 @@ def _as_text(value: Any) -> str:
             return str(value)
 
 
+def is_kept(home: Path, name: str) -> bool:
+    """Whether a home has the secret `name` already."""
+    return _place_of(home, name).exists()
+
+
+def _place_of(home: Path, name: str) -> Path:
+    return home / "keys" / name
+
+
 def kept_secret(
     home: Path, name: str, make: Callable[[], bytes] = lambda: secrets.token_bytes(KEY_BYTES)
 ) -> bytes:
@@ -570,7 +583,7 @@ def kept_secret(
     Several processes may ask at the same moment for a secret that does not exist yet: a link is
     made from a finished file, so exactly one of them wins and all read the winner's.
     """
-    path = home / "keys" / name
+    path = _place_of(home, name)
     if not path.exists():
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         draft = path.with_name(f".{name}.{secrets.token_hex(8)}")

@@ -89,7 +89,9 @@ def daily_proof(
     * `tidebook daily-proof check --json`
     * `tidebook daily-proof check --notes ./published --statement-key "$STATEMENTS"`
     """
-    keys = [_key(text) for text in statement_key or ()]
+    from api.cli.receipts import verifier_key
+
+    keys = [verifier_key(text, "--statement-key") for text in statement_key or ()]
     if notes is not None:
         return _tell_findings(_check_notes(action, notes, keys), as_json)
     settings = stores.load_settings(home)
@@ -196,27 +198,33 @@ def _check(
 ) -> int:
     keys = keys or own_keys(datastore, settings, book)
     if not keys:
-        raise Trouble(f"--book: the log of {book} has not begun; `tidebook log` begins it")
+        raise Trouble(
+            f"--statement-key: this home signed no statements of {book}; give the key of those who"
+            " did (`tidebook log --statement-key` tells it), or begin the log with `tidebook log`"
+        )
     found = list(checked(datastore, book, keys, wanted and wanted.uuid))
     return _tell_findings(found, as_json)
 
 
 def own_keys(datastore: Datastore, settings: Settings, book: str) -> list[Verifier]:
-    """Return the home's key of a book's statements; none before the book's log has begun."""
+    """Return the home's key of a book's statements; none where it has none, or no log yet."""
     from ledger.transparency import store as log_store
     from ledger.transparency.checkpoints import Checkpoint
 
     with datastore.transaction() as cursor:
         note = log_store.published(cursor, book)
-    if note is None:
+    if note is None or not settings.has_refusal_secret():
         return []
     return [signer_of(settings)(Checkpoint.parse(note.text).origin).verifier]
 
 
 def checked(
-    datastore: Datastore, book: str, keys: list[Verifier], campaign: UUID | None = None
+    datastore: Datastore, book: str, keys: list[Verifier] | None, campaign: UUID | None = None
 ) -> Iterator[Finding]:
-    """Yield what is wrong with the daily proofs of a book, or of one campaign."""
+    """Yield what is wrong with the daily proofs of a book, or of one campaign.
+
+    Without keys (None) nothing is said of who signed them.
+    """
     from api.daily.checking import check
 
     with output.progress(f"{book}: daily proofs", None) as advance:
@@ -261,13 +269,3 @@ def _campaign(text: str) -> PublicId:
         return PublicId.parse(text, CAMPAIGN_PREFIX)
     except MalformedId as error:
         raise Trouble(f"CAMPAIGN: {error}") from None
-
-
-def _key(text: str) -> Verifier:
-    from ledger.transparency.notes import Verifier
-    from ledger.transparency.texts import Malformed
-
-    try:
-        return Verifier.parse(text.strip())
-    except Malformed as malformed:
-        raise Trouble(f"--statement-key: {malformed}") from None

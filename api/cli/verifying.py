@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from ledger.datastore import Datastore
     from ledger.exporting.proving import Keys
     from ledger.transparency.checkpoints import Checkpoint
+    from ledger.transparency.notes import Verifier
     from ledger.verification import Finding
 
 LISTED: Final = 1_000
@@ -63,6 +64,8 @@ class Report:
     books: list[BookReport] = field(default_factory=list)
     exports: list[ExportReport] = field(default_factory=list)
     daily_proofs: int = 0
+    daily_signatures: bool = True
+    """Whether it was known whose signatures the daily proofs must have."""
     projections: list[str] = field(default_factory=list)
     findings: list[dict[str, str | None]] = field(default_factory=list)
     counts: Counter[str] = field(default_factory=Counter)
@@ -125,6 +128,15 @@ def verify(
             show_default=False,
         ),
     ] = None,
+    statement_key: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="KEY",
+            help="Store: verifier key of the statements that signed the daily proofs, instead of"
+            " the home's; can be given again.",
+            show_default=False,
+        ),
+    ] = None,
     jobs: Annotated[
         int, typer.Option(min=0, max=64, help="Export: processes that read and hash beside this.")
     ] = 1,
@@ -147,12 +159,14 @@ def verify(
     report = Report()
     started = time.monotonic()
     if directory is not None:
+        if statement_key:
+            raise Trouble("--statement-key: it is for a store, and an EXPORT is named")
         keys = _keys(log_key, witness, quorum)
         _verify_exports(directory, book, keys, jobs, report)
     elif log_key or witness or quorum is not None:
         raise Trouble("--log-key, --witness, --quorum: they are for an EXPORT, which is not named")
     else:
-        _verify_store(home, book, report, projections=projections)
+        _verify_store(home, book, statement_key or [], report, projections=projections)
     report.seconds = round(time.monotonic() - started, 3)
     report.peak_memory_bytes = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
     if as_json:
@@ -163,15 +177,23 @@ def verify(
 
 
 def _verify_store(
-    home: Path | None, book: list[str] | None, report: Report, *, projections: bool
+    home: Path | None,
+    book: list[str] | None,
+    statement_key: list[str],
+    report: Report,
+    *,
+    projections: bool,
 ) -> None:
+    from api.cli.receipts import verifier_key
+
+    signers = [verifier_key(text, "--statement-key") for text in statement_key]
     settings = stores.load_settings(home)
     with stores.store(settings) as datastore:
         books = stores.chosen_books(datastore, book)
         for one in books:
             head = _remembered(settings, one)
             report.books.append(_verify_book(datastore, one, head, report))
-            _verify_daily_proofs(datastore, settings, one, report)
+            _verify_daily_proofs(datastore, settings, one, signers, report)
         if projections:
             _verify_projections(datastore, books if book else None, report)
 
@@ -267,17 +289,19 @@ def _verify_book(
 
 
 def _verify_daily_proofs(
-    datastore: Datastore, settings: Settings, book: str, report: Report
+    datastore: Datastore, settings: Settings, book: str, signers: list[Verifier], report: Report
 ) -> None:
-    """Check a book's daily proofs where there are any; without a log nobody can have signed one."""
+    """Check a book's daily proofs where there are any, and whose they are where that is known."""
     from api.cli.daily import checked, own_keys
     from api.daily import store
 
     with datastore.transaction() as cursor:
         kept = len(store.proofs(cursor, book))
     if kept:
-        report.add(checked(datastore, book, own_keys(datastore, settings, book)))
+        signers = signers or own_keys(datastore, settings, book)
+        report.add(checked(datastore, book, signers or None))
         report.daily_proofs += kept
+        report.daily_signatures &= bool(signers)
 
 
 def _remembered(settings: Settings, book: str) -> Checkpoint | None:
@@ -341,6 +365,12 @@ def _print(report: Report) -> None:
         _print_exports(report.exports)
     if report.daily_proofs:
         console.print(f"Daily proofs added up again: {report.daily_proofs:,}")
+        if not report.daily_signatures:
+            console.print(
+                "Their signatures were not checked: this home has no key of statements, and no"
+                " --statement-key was given.",
+                style="yellow",
+            )
     if report.projections:
         console.print(f"Projections compared with a fresh fold: {', '.join(report.projections)}")
     if report.clean:

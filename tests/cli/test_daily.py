@@ -5,6 +5,7 @@ from __future__ import annotations
 from datetime import timedelta
 from pathlib import Path
 
+from ledger.transparency.statements import statement_signer
 from tests.cli.conftest import Tidebook
 from tests.ledger.test_transparency_log import as_owner
 from tests.support.desk import NOON, Desk, terms_of
@@ -15,7 +16,7 @@ def test_days_are_proved_and_checked(
     tidebook: Tidebook, story: Story, desk: Desk, database_url: str, tmp_path: Path
 ) -> None:
     """Made once; a check names a forged figure; published notes are checked by themselves."""
-    assert "has not begun" in tidebook("daily-proof", "check").err
+    assert "begin the log" in tidebook("daily-proof", "check").err
     with desk.datastore.transaction() as cursor:
         cursor.execute("INSERT INTO installation (name, value) VALUES ('clock', 'request')")
     desk.opened(terms=terms_of(claim_until=NOON + timedelta(days=9)), key="later")
@@ -47,6 +48,15 @@ def test_days_are_proved_and_checked(
     assert tidebook(*alone).status == 1
     clean = tidebook("verify", "--no-projections", "--json")
     assert (clean.status, clean.document["daily_proofs"]) == (0, len(made)), clean.document
+    assert clean.document["daily_signatures"] is True
+    elsewhere = ("verify", "--no-projections", "--json", "--home", tmp_path / "elsewhere")
+    unsigned = tidebook(*elsewhere)
+    assert (unsigned.status, unsigned.document["daily_signatures"]) == (0, False)
+    assert not (tmp_path / "elsewhere" / "keys" / "refusal.key").exists()
+    assert tidebook(*elsewhere, "--statement-key", key).document["daily_signatures"] is True
+    stranger = statement_signer("stranger.example/log", bytes(32)).verifier
+    refused = tidebook(*elsewhere, "--statement-key", str(stranger))
+    assert (refused.status, set(refused.document["counts"])) == (1, {"daily_signature_broken"})
     with as_owner(database_url) as curs:
         curs.execute(
             "UPDATE daily_proof SET note = convert_to(replace(convert_from(note, 'UTF8'),"
