@@ -20,8 +20,8 @@ from api.daily.store import Stored
 from campaigns.event_types import MAPPER
 from ledger.datastore import Datastore
 from ledger.history import History
-from ledger.merkle import CompactRange, leaf_hashes
-from ledger.transparency.leaves import copy_entries
+from ledger.merkle import CompactRange
+from ledger.transparency.leaves import copy_leaf_hashes
 from ledger.transparency.notes import BadSignature, Untrusted, Verifier, parse_note, verified
 from ledger.transparency.statements import DAILY_PROOF, Statement
 from ledger.transparency.texts import Malformed
@@ -111,10 +111,13 @@ def _again(
 
 
 def _grow(datastore: Datastore, book: str, tree: CompactRange, size: int) -> None:
-    while tree.end < size:
+    """Grow the tree to a size, or as far as no event is missing: then its root is another one."""
+    leaves = [b""]
+    while leaves and tree.end < size:
         with datastore.transaction() as curs:
-            rows = copy_entries(curs, book, tree.end, min(size, tree.end + PAGE_EVENTS))
-        tree.extend(leaf_hashes(row.entry for row in rows))
+            until = min(size, tree.end + PAGE_EVENTS)
+            leaves = copy_leaf_hashes(curs, book, tree.end, until)
+        tree.extend(leaves)
 
 
 def _compared(

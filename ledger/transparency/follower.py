@@ -18,13 +18,12 @@ from typing import Any, Final, NamedTuple, Protocol
 from eventsourcing.persistence import InterfaceError, OperationalError
 
 from ledger.datastore import Datastore
-from ledger.merkle import leaf_hashes
 from ledger.transparency import guard, store
 from ledger.transparency.checkpoints import Checkpoint, parse_checkpoint
 from ledger.transparency.cosigning import Cosigner, Unreachable, Witness
 from ledger.transparency.guard import Damaged
 from ledger.transparency.keys import Contradiction, Regress
-from ledger.transparency.leaves import Row, copy_entries
+from ledger.transparency.leaves import copy_leaf_hashes
 from ledger.transparency.notes import (
     BadSignature,
     Note,
@@ -142,26 +141,23 @@ class Follower:
 
     # --- the tree -----------------------------------------------------------------------------
 
-    def read(self) -> list[Row]:
-        """Return the next entries. Holds no lock."""
+    def read(self) -> list[bytes]:
+        """Return the hashes of the next leaves. Holds no lock."""
         size = self._tree.size
         with self._datastore.transaction() as curs:
             position = guard.head_position(curs, self.book)
             if position < size:
                 raise Damaged(self.book, f"ends at position {position}, before its log's {size}")
-            rows = copy_entries(curs, self.book, size, min(position, size + self._page_events))
-        expected = min(position - size, self._page_events)
-        for place, row in enumerate(rows, size + 1):
-            if row.position != place:
-                raise Damaged(self.book, f"has no position {place}")
-        if len(rows) != expected:
-            raise Damaged(self.book, f"has no position {size + len(rows) + 1}")
-        return rows
+            until = min(position, size + self._page_events)
+            leaves = copy_leaf_hashes(curs, self.book, size, until)
+        if len(leaves) != until - size:
+            raise Damaged(self.book, f"has no position {size + len(leaves) + 1}")
+        return leaves
 
-    def write(self, rows: Sequence[Row]) -> None:
-        """Grow the tree by entries and write its tiles, under the fence."""
+    def write(self, leaves: Sequence[bytes]) -> None:
+        """Grow the tree by leaves and write its tiles, under the fence."""
         assert self._head is not None, "the log is held"
-        self._tree.extend(leaf_hashes([row.entry for row in rows]))
+        self._tree.extend(leaves)
         with self._fenced(self._tree.size) as curs:
             store.put_tiles(curs, self.book, self._tree.take_changed())
 
@@ -183,10 +179,10 @@ class Follower:
 
     def _follow(self) -> bool:
         """Take in one page; say whether there may be more."""
-        rows = self.read()
-        if rows:
-            self.write(rows)
-        return len(rows) == self._page_events
+        leaves = self.read()
+        if leaves:
+            self.write(leaves)
+        return len(leaves) == self._page_events
 
     # --- what is signed -----------------------------------------------------------------------
 

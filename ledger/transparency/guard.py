@@ -11,10 +11,10 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any, Final
 
-from ledger.merkle import HASH_BYTES, CompactRange, leaf_hashes, root_at
+from ledger.merkle import HASH_BYTES, CompactRange, root_at
 from ledger.transparency import store
 from ledger.transparency.checkpoints import Checkpoint
-from ledger.transparency.leaves import copy_entries
+from ledger.transparency.leaves import copy_leaf_hashes
 from ledger.transparency.texts import Malformed
 from ledger.transparency.tiles import TILE_WIDTH, TileBuilder, edge_of, hashes_in, reader_of
 
@@ -101,8 +101,7 @@ def _check_edge(curs: Any, book: str, size: int) -> None:
     number = (size - 1) // TILE_WIDTH
     (tile,) = store.tile_reader(curs, book)([(0, number)])
     stored = hashes_in(tile)[: size - number * TILE_WIDTH]
-    rows = copy_entries(curs, book, number * TILE_WIDTH, size)
-    found = leaf_hashes(row.entry for row in rows)
+    found = copy_leaf_hashes(curs, book, number * TILE_WIDTH, size)
     if found != stored:
         pairs = enumerate(zip(found, stored, strict=False))
         wrong = next((place for place, (one, other) in pairs if one != other), len(found))
@@ -127,8 +126,8 @@ def _check_head(
 def _root_beyond(curs: Any, book: str, tree: CompactRange, size: int) -> bytes:
     """Return the root at a size that the tiles have not reached yet, from the events."""
     while tree.end < size:
-        rows = copy_entries(curs, book, tree.end, min(size, tree.end + PAGE_EVENTS))
-        if not rows or rows[0].position != tree.end + 1:
+        leaves = copy_leaf_hashes(curs, book, tree.end, min(size, tree.end + PAGE_EVENTS))
+        if not leaves:
             raise Damaged(book, f"has no position {tree.end + 1}")
-        tree.extend(leaf_hashes(row.entry for row in rows))
+        tree.extend(leaves)
     return tree.root()

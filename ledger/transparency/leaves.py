@@ -132,14 +132,16 @@ def _decode(entry: bytes) -> Leaf:
 # --- straight from the database ---------------------------------------------------------------
 
 ENTRIES: Final = (
-    "COPY (SELECT position, originator_id, originator_version, topic, state FROM tidebook.event"
-    " WHERE book = %s AND position > %s AND position <= %s ORDER BY position)"
+    "COPY (SELECT int8send(position) || uuid_send(originator_id) || int4send(originator_version)"
+    " || int2send(octet_length(topic)::int2) || convert_to(topic, 'UTF8') || state"
+    " FROM tidebook.event WHERE book = %s AND position > %s AND position <= %s ORDER BY position)"
     " TO STDOUT (FORMAT binary)"
 )
+"""All of the entries but form and book."""
 _COPY_HEADER_BYTES: Final = 19
-_ROW: Final = struct.Struct(">6x8s4x16s4x4s2xH")
-_LENGTH: Final = struct.Struct(">i")
-_END: Final = b"\xff\xff"
+_COPY_END_BYTES: Final = 2
+_ROW: Final = struct.Struct(">2xi")
+_TOPIC_AT: Final = _FIXED.size + _TOPIC_LENGTH.size
 
 
 class Row(NamedTuple):
@@ -149,36 +151,54 @@ class Row(NamedTuple):
     entry: bytes
 
 
-def rows_in(book: str, data: bytes) -> Iterator[Row]:
-    """Yield the entries of what `ENTRIES` copied.
-
-    The binary form of COPY is a header, then per row the number of columns and per column its
-    length and bytes. The columns' bytes are those of the entry, so that nothing is decoded.
-    """
-    prefix = book_prefix(book)
-    unpack, length_of = _ROW.unpack_from, _LENGTH.unpack_from
-    row_bytes, topic_length = _ROW.size, _TOPIC_LENGTH.pack
-    at = _COPY_HEADER_BYTES
-    while data[at : at + 2] != _END:
-        position, stream, version, topic_bytes = unpack(data, at)
-        at += row_bytes
-        topic = data[at : at + topic_bytes]
-        at += topic_bytes
-        start = at + 4
-        at = start + length_of(data, at)[0]
-        head = b"%b%b%b%b%b%b" % (
-            prefix,
-            position,
-            stream,
-            version,
-            topic_length(topic_bytes),
-            topic,
-        )
-        yield Row(int.from_bytes(position), entry_of(head, data[start:at]))
-
-
 def copy_entries(curs: Any, book: str, after: int, until: int) -> list[Row]:
     """Return the entries of the events stored after a position, up to another one."""
+    prefix, data = book_prefix(book), _copied(curs, book, after, until)
+    return [
+        Row(int.from_bytes(data[start : start + 8]), _entry_of_row(prefix, data[start:end]))
+        for start, end in _places(data)
+    ]
+
+
+def copy_leaf_hashes(curs: Any, book: str, after: int, until: int) -> list[bytes]:
+    """Return the leaf hashes of the events at the next positions, as far as none is missing."""
+    data = _copied(curs, book, after, until)
+    plain = book_prefix(book)
+    prefix, room = b"\0" + plain, ENTRY_BYTES_MAX - len(plain)
+    hashes: list[bytes] = []
+    add = hashes.append
+    position = after
+    for start, end in _places(data):
+        position += 1
+        if data[start : start + 8] != position.to_bytes(8):
+            break
+        if end - start <= room:
+            add(sha256(prefix + data[start:end]).digest())
+        else:
+            add(sha256(b"\0" + _entry_of_row(plain, data[start:end])).digest())
+    return hashes
+
+
+def _copied(curs: Any, book: str, after: int, until: int) -> bytes:
     data = io.BytesIO()
     curs.copy_expert(curs.mogrify(ENTRIES, (book, after, until)), data, size=1 << 20)
-    return list(rows_in(book, data.getvalue()))
+    return data.getvalue()
+
+
+def _places(data: bytes) -> Iterator[tuple[int, int]]:
+    """Yield where each row of what `ENTRIES` copied begins and ends.
+
+    The binary form of COPY is a header, then per row the number of columns, which is one, and the
+    length of its bytes.
+    """
+    length_of, row_bytes = _ROW.unpack_from, _ROW.size
+    at, last = _COPY_HEADER_BYTES, len(data) - _COPY_END_BYTES
+    while at < last:
+        start = at + row_bytes
+        at = start + length_of(data, at)[0]
+        yield start, at
+
+
+def _entry_of_row(prefix: bytes, row: bytes) -> bytes:
+    state_at = _TOPIC_AT + _TOPIC_LENGTH.unpack_from(row, _FIXED.size)[0]
+    return entry_of(prefix + row[:state_at], row[state_at:])

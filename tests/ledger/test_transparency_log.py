@@ -41,6 +41,7 @@ from ledger.transparency.leaves import (
     WHOLE,
     Leaf,
     copy_entries,
+    copy_leaf_hashes,
     decode_entry,
     encode_entry,
 )
@@ -208,8 +209,20 @@ def test_entries_come_from_the_database_as_they_are_encoded(datastore: Datastore
             (UUID(int=5), bytes(66_000)),
         )
         rows = copy_entries(curs, BOOK, 1, 4)
+        hashes = copy_leaf_hashes(curs, BOOK, 1, 4)
     long = encode_entry(BOOK, 4, UUID(int=5), 7, "主题", bytes(66_000))
     assert rows == [(2, entry(2)), (3, entry(3)), (4, long)]
+    assert hashes == leaf_hashes([entry(2), entry(3), long])
+
+
+def test_leaf_hashes_end_where_an_event_is_missing(datastore: Datastore) -> None:
+    """So that no hash stands at another place than its event's."""
+    append(datastore, 5)
+    with as_owner(datastore.url) as curs:
+        curs.execute("DELETE FROM event WHERE position = 3")
+    with datastore.transaction() as curs:
+        assert copy_leaf_hashes(curs, BOOK, 0, 5) == leaf_hashes([entry(1), entry(2)])
+        assert copy_leaf_hashes(curs, BOOK, 2, 5) == []
 
 
 # --- following --------------------------------------------------------------------------------
