@@ -11,7 +11,8 @@ import logging
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import datetime, timedelta
-from typing import Any, Final, NamedTuple
+from functools import partial
+from typing import Any, Final, NamedTuple, TypeVar
 from uuid import UUID
 
 from api.sessions import let_go, suspend
@@ -48,6 +49,7 @@ LOOKED_AT: Final[tuple[Projection, ...]] = (WALLETS, PACKETS, GROUPS, CAMPAIGN_F
 """Read models that say what there is to do. They are hints; the writer judges."""
 
 BATCH: Final = 500
+"""Things that are read at once."""
 PERSONS: Final = 100
 """Persons that one pass takes on."""
 SHOWN_WITHIN_S: Final = 10.0
@@ -57,6 +59,8 @@ TOKENS_LAST_S: Final = 7_200
 _OPEN: Final = """
 SELECT campaign FROM rm_campaign_figures.campaign WHERE book = %s AND state IN ('open', 'paused')
 """
+
+T = TypeVar("T")
 
 _log = logging.getLogger("tidebook.eraser")
 
@@ -152,14 +156,12 @@ class Eraser:
         self._on_step("listed")
         with self._datastore.transaction() as cursor:
             self._vault.destroy(cursor, person, until)
+            cursor.execute("SELECT extract(epoch FROM now())")
+            let_go(cursor, f"tourist:{person}", float(cursor.fetchone()[0]) + TOKENS_LAST_S)
         self._on_step("destroyed")
         for book, upkeep in self._books.items():
             upkeep.ask([RecordErasure(book, person)], self._instant(upkeep))
             self._on_step("recorded")
-        with self._datastore.transaction() as cursor:
-            cursor.execute("SELECT extract(epoch FROM now())")
-            let_go(cursor, f"tourist:{person}", float(cursor.fetchone()[0]) + TOKENS_LAST_S)
-        self._on_step("let go")
         return given_up
 
     def _give_up(self, book: Book, person: str) -> int:
@@ -179,9 +181,14 @@ class Eraser:
 
     def _held(self, book: Book, person: str) -> Iterator[tuple[UUID, Command]]:
         with self._datastore.transaction() as cursor:
-            coupons = wallets.coupons_of(cursor, person, state="held", limit=BATCH)
-            money = packets.packets_of(cursor, person, states=("held", "spent"), limit=BATCH)
-            purses = groups.purses_of(cursor, person, limit=BATCH)
+            coupons = _all_pages(
+                partial(wallets.coupons_of, cursor, person, state="held"), wallets.cursor_of
+            )
+            money = _all_pages(
+                partial(packets.packets_of, cursor, person, states=("held", "spent")),
+                packets.cursor_of,
+            )
+            purses = _all_pages(partial(groups.purses_of, cursor, person), groups.purse_cursor_of)
             entries = [entry_id(one, person) for one in _open_campaigns(cursor, book)]
             streams = streams_by_key(cursor, book, MAPPER, entries)
         for coupon in coupons:
@@ -226,6 +233,15 @@ class Eraser:
             for book, head in heads.items()
             for one in LOOKED_AT
         )
+
+
+def _all_pages(read: Callable[..., list[T]], cursor_of: Callable[[T], object]) -> list[T]:
+    """Return all that a list has, read in pages: no other book's things take anybody's place."""
+    found = page = read(limit=BATCH)
+    while len(page) == BATCH:
+        page = read(after=cursor_of(page[-1]), limit=BATCH)
+        found = [*found, *page]
+    return found
 
 
 def _open_campaigns(cursor: Any, book: Book) -> list[UUID]:

@@ -15,7 +15,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import psycopg2
 import pytest
@@ -29,7 +29,9 @@ from campaigns.accounting import check_postings
 from campaigns.event_types import MAPPER
 from campaigns.persons.person import PERSON_FOLD, Person, person_id
 from campaigns.verification import verify
+from ledger.books import Book
 from ledger.commit import GroupCommit
+from ledger.datastore import Datastore
 from ledger.history import History, dense
 from projections.migrations import migrate as migrate_read_models
 from projections.registry import PROJECTIONS
@@ -37,6 +39,8 @@ from projections.verification import verify as verify_read_models
 from tests.api.harness import App, settings_for
 from tests.api.test_privacy import everything_stored
 from tests.docs.pages import REPOSITORY
+from tests.projections.helpers import catch_up
+from tests.support.groups import SENDER, GroupDesk
 
 PHONE = "+8613800138000"
 STREET = "海口市海府路 49 号"
@@ -106,6 +110,16 @@ class World:
         with self.app.datastore.transaction() as cursor:
             key: bytes | None = self.vault.key(cursor, person)
         return key
+
+    def suspension_ends(self, person: str) -> bool:
+        """Whether the person is suspended, and not for ever."""
+        with self.app.datastore.transaction() as cursor:
+            cursor.execute(
+                "SELECT until < 'infinity' FROM revocation WHERE subject = %s",
+                (f"tourist:{person}",),
+            )
+            row = cursor.fetchone()
+        return row is not None and bool(row[0])
 
     def findings(self) -> list[str]:
         """What a verification of the book finds."""
@@ -248,6 +262,7 @@ def test_no_death_leaves_somebody_erased_and_readable(vaulted: World, database_u
             known = vaulted.state(person)
             assert known is not None
             assert known.state != "erased" or vaulted.key(person) is None
+            assert known.state != "erased" or vaulted.suspension_ends(person)
             if done.returncode == 0:
                 break
             assert done.returncode == -signal.SIGKILL, done.stderr.decode()
@@ -358,3 +373,20 @@ def _projected(app: App) -> Iterator[None]:
         stop.set()
         for thread in threads:
             thread.join()
+
+
+def test_purses_that_are_empty_hide_none_that_is_not(
+    datastore: Datastore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However many purses a person has, and in whatever order: all pages are read."""
+    monkeypatch.setattr("api.vault.eraser.BATCH", 1)
+    desk = GroupDesk(datastore)
+    try:
+        full = desk.purse(500, name="full")
+        for name in ("empty", "emptier"):
+            assert desk.empty(desk.purse(500, name=name)).code == "purse_emptied"
+        catch_up(datastore)
+        eraser = Eraser(datastore, [desk.writer], cast("Any", None), after_s=0)
+        assert [thing for thing, _ in eraser._held(Book("main"), SENDER)] == [full]
+    finally:
+        desk.close()
