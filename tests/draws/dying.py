@@ -1,7 +1,7 @@
 """A holder in a process of its own that kills itself: `python -m tests.draws.dying …`.
 
 It dies by SIGKILL right before or right after the n-th thing that it asks of the book, with
-whatever it had on disk by then.
+whatever it had on disk by then. Where n is 0 it lives, until everything that is due is done.
 """
 
 from __future__ import annotations
@@ -55,6 +55,9 @@ def main(url: str, book: str, lists: str, at: str, fatal: str, when: str) -> Non
     datastore = Datastore(url)
     writer = GroupCommit(datastore, book, MAPPER, check=check_postings).start()
     holder = DrawHolder(datastore, writer, lambda: DRAW_KEY, Public(), Path(lists), batch=3)
+    sys.stdout.write("ready\n")
+    sys.stdout.flush()
+    sys.stdin.readline()
     upkeep = holder._upkeep
     upkeep.ask = mortal(upkeep.ask, int(fatal), when == "after")  # type: ignore[method-assign]
     for _ in holder.steps(datetime.fromisoformat(at)):

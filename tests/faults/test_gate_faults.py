@@ -18,8 +18,9 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any, NamedTuple
 
 import httpx
@@ -48,6 +49,8 @@ TROUBLE_AT = (20, 50, 80, 130)
 """How many people have their answer when the fault strikes, each time."""
 
 
+RUSHES = 4
+"""How many a planted bug has at most to show itself."""
 PATIENCE_S = 45.0
 TOKENS_RETURN_WITHIN_S = 10.0
 """A silent worker counts for five seconds; then come a sweep, and waiting for our turn here."""
@@ -389,6 +392,7 @@ def ends_too_late(scene: Scene) -> None:
         client.hset(f"{scene.tag}w", worker, b"%b %d" % (count, int(at) + 86_400))
     for key in client.scan_iter():
         client.persist(key)
+    _sweep(scene)
 
 
 def kill_workers(scene: Scene) -> None:
@@ -416,8 +420,13 @@ def count_after_a_death(scene: Scene) -> None:
     wait_until(lambda: scene.mark.exists() and scene.mark.read_text() != "")
     whose = scene.mark.read_text()
     wait_until(lambda: any(claim.person == whose for claim in scene.claims()))
+    _sweep(scene)
+
+
+def _sweep(scene: Scene) -> None:
+    """Wait until the tokens are counted anew, for whatever the fault did is seen by that only."""
     client = scene.valkey.client
-    client.hset(f"{scene.tag}h", "t", -1_000)  # until the sweep, nobody has one
+    client.hset(f"{scene.tag}h", "t", -1_000)  # until then, nobody has one
     client.delete(f"{scene.tag}k")
     wait_until(lambda: int(client.hget(f"{scene.tag}h", "t") or -1) >= 0)
 
@@ -479,23 +488,52 @@ FAULTS: tuple[Fault, ...] = (
 )
 
 
-@pytest.fixture
-def scene(databases: Databases, server_home: Path, tmp_path: Path) -> Iterator[Scene]:
-    """A service that is not running yet, with a Valkey and another one that can replace it."""
-    with ExitStack() as stack:
-        url = stack.enter_context(databases.fresh())
-        valkey = stack.enter_context(Valkey(server_home))
-        replica = stack.enter_context(Valkey(server_home))
-        yield Scene(url, valkey, replica, tmp_path)
+Scenes = Callable[[], AbstractContextManager[Scene]]
 
 
 @pytest.fixture
-def clustered(databases: Databases, server_home: Path, tmp_path: Path) -> Iterator[Scene]:
+def scenes(databases: Databases, server_home: Path, tmp_path: Path) -> Scenes:
+    """What makes a service that is not running yet, with a Valkey and one that can replace it."""
+
+    @contextmanager
+    def made() -> Iterator[Scene]:
+        with ExitStack() as stack:
+            url = stack.enter_context(databases.fresh())
+            valkey = stack.enter_context(Valkey(server_home))
+            replica = stack.enter_context(Valkey(server_home))
+            home = Path(stack.enter_context(TemporaryDirectory(dir=tmp_path)))
+            yield Scene(url, valkey, replica, home)
+
+    return made
+
+
+@pytest.fixture
+def scene(scenes: Scenes) -> Iterator[Scene]:
+    """One of them."""
+    with scenes() as one:
+        yield one
+
+
+@pytest.fixture
+def clusters(databases: Databases, server_home: Path, tmp_path: Path) -> Scenes:
     """The same on a cluster."""
-    with ExitStack() as stack:
-        url = stack.enter_context(databases.fresh())
-        cluster = stack.enter_context(running_cluster(server_home, replicas=True))
-        yield Scene(url, cluster.primaries[0], cluster.primaries[1], tmp_path, cluster)
+
+    @contextmanager
+    def made() -> Iterator[Scene]:
+        with ExitStack() as stack:
+            url = stack.enter_context(databases.fresh())
+            cluster = stack.enter_context(running_cluster(server_home, replicas=True))
+            home = Path(stack.enter_context(TemporaryDirectory(dir=tmp_path)))
+            yield Scene(url, cluster.primaries[0], cluster.primaries[1], home, cluster)
+
+    return made
+
+
+@pytest.fixture
+def clustered(clusters: Scenes) -> Iterator[Scene]:
+    """One of them."""
+    with clusters() as one:
+        yield one
 
 
 def broken_by(scene: Scene, fault: Fault, plants: str = "nothing") -> set[str]:
@@ -507,6 +545,20 @@ def broken_by(scene: Scene, fault: Fault, plants: str = "nothing") -> set[str]:
         except NotServed:
             rush.broken["answers"] += 1
     return set(rush.broken)
+
+
+def is_seen(invariant: str, scenes: Scenes, fault: Fault, bug: str) -> bool:
+    """Tell whether one of a few rushes shows a planted bug.
+
+    Who presses in which instant is up to the machine, and a bug that only some of them can meet may
+    be missed by one rush. The rushes without a bug get no second chance.
+    """
+    for _ in range(RUSHES):
+        with scenes() as scene:
+            scene.patience_s = TOKENS_RETURN_WITHIN_S
+            if invariant in broken_by(scene, fault, bug):
+                return True
+    return False
 
 
 @pytest.mark.fault
@@ -540,9 +592,9 @@ def test_the_invariants_hold_on_a_cluster(clustered: Scene, fault: Fault) -> Non
 
 @pytest.mark.fault
 @pytest.mark.slow
-def test_a_planted_bug_is_seen_on_a_cluster(clustered: Scene) -> None:
+def test_a_planted_bug_is_seen_on_a_cluster(clusters: Scenes) -> None:
     """Control: a lost slot takes everybody's memory along, and only the store keeps the limit."""
-    assert "I3" in broken_by(clustered, lose_the_slot, "no_person_key")
+    assert is_seen("I3", clusters, lose_the_slot, "no_person_key")
 
 
 def tokens_at(scene: Scene) -> int | None:
@@ -597,7 +649,6 @@ CONTROLS: tuple[tuple[Fault, str, str], ...] = (
 @pytest.mark.fault
 @pytest.mark.slow
 @pytest.mark.parametrize(("fault", "bug", "invariant"), CONTROLS)
-def test_a_planted_bug_is_seen(scene: Scene, fault: Fault, bug: str, invariant: str) -> None:
+def test_a_planted_bug_is_seen(scenes: Scenes, fault: Fault, bug: str, invariant: str) -> None:
     """Control: with the guard taken away, the same rush shows what it was for."""
-    scene.patience_s = TOKENS_RETURN_WITHIN_S
-    assert invariant in broken_by(scene, fault, bug)
+    assert is_seen(invariant, scenes, fault, bug)

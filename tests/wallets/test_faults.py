@@ -69,6 +69,27 @@ def test_a_dispatcher_is_killed_at_a_step_of_a_credit(town: Town, step: str) -> 
     assert_agreed(town, FACE)
 
 
+@pytest.mark.fault
+@pytest.mark.parametrize("step", STEPS)
+def test_a_dispatcher_is_killed_at_a_step_of_a_debit(town: Town, step: str) -> None:
+    """A payment takes from the wallet once, a refund gives back once, whoever died in between."""
+    town.claim(1)
+    first = town.dispatcher("first")
+    town.quiet(first)
+    first.release()
+    assert town.pay(1, 500, "a") == "paid"
+    kill_at(town, step)
+    town.expire_lease()
+    assert town.refund(1, "a", 300) == "refunded"
+    kill_at(town, step)
+    town.expire_lease()
+    town.quiet(town.dispatcher("successor"))
+    moved = [(kind, amount) for _, kind, amount in town.lines() if kind != "open"]
+    assert moved == [("credit", FACE), ("debit", 500), ("credit", 300)]
+    assert set(town.states()) == {"done"}
+    assert compared(town)[1] == []
+
+
 class Blind(Dispatcher):
     """Planted bug: what has no answer is sent again under a number of its own."""
 
