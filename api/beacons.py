@@ -10,6 +10,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 from pathlib import Path
+from time import perf_counter
 from typing import Final
 
 import httpx
@@ -18,6 +19,7 @@ from campaigns.draws.beacon import Beacon, MalformedBeacon, agreed, parse_beacon
 from campaigns.draws.terms import Chain
 
 FETCH_TIMEOUT_S: Final = 5.0
+"""For a node to connect, for each word of it, and for all that it says."""
 ANSWER_BYTES_MAX: Final = 16 * 1024
 RECORD_BYTES_MAX: Final = 64 * 1024 * 1024
 
@@ -47,7 +49,7 @@ class Beacons:
             if not source.startswith(("http://", "https://")):
                 return _recorded(Path(source.format(chain=chain.hash, round=number)))
             return [parse_beacon(_fetch(source.format(chain=chain.hash, round=number)))]
-        except (httpx.HTTPError, OSError, MalformedBeacon, _Silent) as error:
+        except (httpx.HTTPError, httpx.InvalidURL, OSError, MalformedBeacon, _Silent) as error:
             _log.info("a source has no value for round %d: %s", number, type(error).__name__)
             return []
 
@@ -64,6 +66,7 @@ def _recorded(path: Path) -> list[Beacon]:
 
 def _fetch(url: str) -> bytes:
     """Return the document at `url`: within a time, within a size, without following redirects."""
+    began = perf_counter()
     with (
         httpx.Client(timeout=FETCH_TIMEOUT_S, trust_env=False) as client,
         client.stream("GET", url, headers={"Accept": "application/json"}) as response,
@@ -73,6 +76,6 @@ def _fetch(url: str) -> bytes:
         document = b""
         for chunk in response.iter_bytes():
             document += chunk
-            if len(document) > ANSWER_BYTES_MAX:
+            if len(document) > ANSWER_BYTES_MAX or perf_counter() - began > FETCH_TIMEOUT_S:
                 raise _Silent
     return document

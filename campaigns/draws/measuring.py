@@ -55,9 +55,7 @@ def main(arguments: list[str] | None = None) -> int:
     told = json.loads(found.stdout)
     for name, value in told.items():
         say(f"{name:24} {value:,}" if isinstance(value, int) else f"{name:24} {value}")
-    if options.verify:
-        verify(options.folder, options.winners)
-    return 0
+    return verify(options.folder, options.winners) if options.verify else 0
 
 
 def make(folder: Path, entries: int) -> float:
@@ -101,8 +99,8 @@ def draw(folder: Path, winners: int) -> dict[str, Any]:
     }
 
 
-def verify(folder: Path, winners: int) -> None:
-    """Write the bundle and check it with the stand-alone verifier."""
+def verify(folder: Path, winners: int) -> int:
+    """Write the bundle and let the stand-alone verifier check it; return what that says."""
     bundle = folder / "bundle"
     with EntryList(folder) as listed:
         write_bundle(bundle, _told(listed, winners), SEED, SIGNATURE, listed, [(winners,)])
@@ -111,7 +109,8 @@ def verify(folder: Path, winners: int) -> None:
     found = subprocess.run(command, capture_output=True, check=False)  # noqa: S603 - our own program
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
     say(found.stdout.decode().rstrip())
-    say(f"verified in {after.ru_utime - before.ru_utime:.0f} s of CPU time")
+    say(f"looked at in {after.ru_utime - before.ru_utime:.0f} s of CPU time")
+    return found.returncode
 
 
 def _told(listed: EntryList, winners: int) -> dict[str, Any]:
