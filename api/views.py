@@ -111,6 +111,7 @@ class CouponFigures(msgspec.Struct, frozen=True):
 class PacketFigures(msgspec.Struct, frozen=True):
     """How many packets there are: `claimed` ever, `held` now, and how they ended.
 
+    A packet is claimed and opened in one step, so `claimed` is how many were opened, too.
     `payments` and `refunds` are counted ever, and `paid` and `refunded` are their money.
     """
 
