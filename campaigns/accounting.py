@@ -14,6 +14,7 @@ There is no second place that knows where money goes.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from functools import lru_cache
 from types import MappingProxyType
 from typing import Any, Final
 from uuid import UUID
@@ -48,6 +49,7 @@ def sponsor_account(sponsor: str) -> str:
     return f"sponsor:{sponsor}"
 
 
+@lru_cache(maxsize=1_024)
 def campaign_account(campaign: UUID | str) -> str:
     """The pot of a campaign: funded and neither reserved nor spent."""
     return f"campaign:{_hex(campaign)}"

@@ -134,11 +134,23 @@ class _Accounts(dict[str, Standing]):
         self.earlier: dict[str, Standing] = {}
         self._book = book
         self._currency = currency
+        self._totals: dict[str, Total] = {}
 
     def __missing__(self, account: str) -> Standing:
-        standing = self.earlier.pop(account, None) or self._book.open(account, self._currency)
+        standing = self.earlier.pop(account, None) if self.earlier else None
+        if standing is None:
+            kind = account[: account.index(":")]
+            total = self._totals.get(kind) or self.total(kind)
+            no = self._book.open(account, kind, self._currency)
+            standing = Standing(no, 0, total)
         self[account] = standing
         return standing
+
+    def total(self, kind: str) -> Total:
+        """Return what a kind of account was debited and credited so far."""
+        totals, key = self._book.totals, (kind, self._currency)
+        found = self._totals[kind] = totals.get(key) or totals.setdefault(key, Total(*key))
+        return found
 
 
 class Book:
@@ -202,20 +214,16 @@ class Book:
 
     def know(self, account: str, currency: str, no: int, balance_minor: int) -> None:
         """Take an account in that was opened before."""
-        standing = Standing(no, balance_minor, self._total(account, currency))
-        self.in_currency(currency)[account] = standing
+        accounts = self.in_currency(currency)
+        total = accounts.total(account[: account.index(":")])
+        accounts[account] = Standing(no, balance_minor, total)
 
-    def open(self, account: str, currency: str) -> Standing:
-        """Open an account at the event that is being posted."""
-        self._last_no += 1
-        total = self._total(account, currency)
-        row = (self.book, self._last_no, account, total.kind, currency)
-        self._opened.append((*row, self._event.position, self._event.at))
-        return Standing(self._last_no, 0, total)
-
-    def _total(self, account: str, currency: str) -> Total:
-        key = account.partition(":")[0], currency
-        return self.totals.get(key) or self.totals.setdefault(key, Total(*key))
+    def open(self, account: str, kind: str, currency: str) -> int:
+        """Open an account at the event that is being posted; return its number."""
+        self._last_no = no = self._last_no + 1
+        event = self._event
+        self._opened.append((self.book, no, account, kind, currency, event.position, event.at))
+        return no
 
     def _end(self, block: int) -> None:
         self._blocks += [BlockTotal(*astuple(one), block=block) for one in self.totals.values()]
