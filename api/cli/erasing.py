@@ -46,7 +46,7 @@ def erasure(
         if what == "rotate":
             return _rotate(datastore, settings, as_json)
         if person is not None:
-            return _check(datastore, settings, parse_person(person), as_json)
+            return _check(datastore, settings, parse_person(person, "PERSON"), as_json)
         return _list(datastore, as_json)
 
 
@@ -73,23 +73,32 @@ def _check(datastore: Datastore, settings: Settings, person: str, as_json: bool)
     with datastore.transaction() as cursor:
         books = [_of_book(cursor, book, person) for book in known]
         has_rows, key = vault.has_rows(cursor, person), vault.key(cursor, person)
+        links = len(vault.links(cursor, person))
     document: dict[str, Any] = {
         "person": person,
         "books": books,
         "listed": vault.keyring.is_erased(person),
         "rows_in_vault": has_rows,
+        "links_in_vault": links,
         "readable": key is not None,
     }
     erased = [one["book"] for one in books if one["state"] == "erased"]
     open_books = [one["book"] for one in books if one["state"] == "erasing"]
     document["erased"] = bool(
-        erased and not open_books and document["listed"] and not has_rows and key is None
+        erased
+        and not open_books
+        and document["listed"]
+        and not has_rows
+        and not links
+        and key is None
     )
     if as_json:
         output.print_json(document)
     else:
         for one in books:
             print(f"{one['book']}: {one['state']}, {one['sealed']} particulars sealed")
+        if document["listed"] and links:
+            print("a row still says whose pseudonym this is: `tidebook erasure rotate` removes it")
         print("erased: nothing can be read" if document["erased"] else "not erased")
     return 0 if document["erased"] else 1
 

@@ -63,11 +63,10 @@ def parse_instant(text: str, option: str, other: str = "") -> datetime:
         raise Trouble(f"{option}: there is no such time as {text[:40]!r} ({error})") from None
 
 
-def parse_person(text: str) -> str:
-    """Return a person's pseudonym; raise `Trouble`."""
+def parse_person(text: str, name: str = "--person") -> str:
+    """Return a person's pseudonym; raise `Trouble` about the option or argument of this name."""
     if not _PSEUDONYM.fullmatch(text):
-        raise Trouble(
-            "--person: a pseudonym has 32 lower-case hex digits; with --identity Tidebook makes it"
-            " from the verified identity"
-        )
+        way = "; with --identity Tidebook makes it from the verified identity"
+        hint = way if name == "--person" else ""
+        raise Trouble(f"{name}: a pseudonym has 32 lower-case hex digits{hint}")
     return text

@@ -12,6 +12,7 @@ from __future__ import annotations
 import hmac
 import secrets
 from collections.abc import Callable
+from contextlib import suppress
 from datetime import datetime
 from typing import Any, Final, Literal, NamedTuple, TypeVar
 
@@ -26,6 +27,7 @@ TAGS: Final = b"tidebook persons' tags 1"
 """What the pseudonym key is applied to for the key of identities' tags."""
 
 PERSON_BYTES: Final = 16
+LINKS_AT_ONCE: Final = 10_000
 
 _LOCK: Final = 0x7469_6465_7661  # held by all who wrap, alone by whoever destroys
 
@@ -35,6 +37,10 @@ SELECT until FROM tidebook.person_suppression WHERE tag = %s AND until > now()
 _LINK: Final = "SELECT epoch, sealed FROM tidebook.person_link WHERE tag = %s"
 _KEY: Final = "SELECT epoch, sealed FROM tidebook.person_key WHERE person = %s"
 _CAME_BACK: Final = "SELECT person FROM tidebook.person_key WHERE person = ANY (%s)"
+_SOME_LINKS: Final = """
+SELECT tag, epoch, sealed FROM tidebook.person_link WHERE tag > %s ORDER BY tag LIMIT %s
+"""
+_DROP_LINK: Final = "DELETE FROM tidebook.person_link WHERE tag = %s"
 _ADD_LINK: Final = """
 INSERT INTO tidebook.person_link (tag, epoch, sealed) VALUES (%s, %s, %s)
 ON CONFLICT (tag) DO NOTHING
@@ -137,11 +143,28 @@ class Vault:
         assert self.keyring.is_erased(person), "the list comes first"
         self._lock(cursor, shared=False)
         tag = self._tag_of(cursor, person)
-        if tag is not None:
-            cursor.execute("DELETE FROM tidebook.person_link WHERE tag = %s", (tag,))
+        for one in self.links(cursor, person) if tag is None else [tag]:
+            cursor.execute(_DROP_LINK, (one,))
             if until is not None:
-                cursor.execute(_SUPPRESS, (tag, until))
+                cursor.execute(_SUPPRESS, (one, until))
         cursor.execute("DELETE FROM tidebook.person_key WHERE person = %s", (person,))
+
+    def links(self, cursor: Any, person: str) -> list[bytes]:
+        """Return the tags of the identities that a row links with a person, key or no key.
+
+        A row of a key says whose it is; for these all links are opened: seconds for a million.
+        """
+        found, last, secret = [], b"", bytes.fromhex(person)
+        while True:
+            cursor.execute(_SOME_LINKS, (last, LINKS_AT_ONCE))
+            rows = cursor.fetchall()
+            for tag, epoch, sealed in rows:
+                last = bytes(tag)
+                with suppress(KeyDestroyed):
+                    if unwrap(self.keyring.key(epoch), bytes(sealed), last) == secret:
+                        found.append(last)
+            if len(rows) < LINKS_AT_ONCE:
+                return found
 
     def has_rows(self, cursor: Any, person: str) -> bool:
         """Whether the database has a key of this person, wrapped as it may be."""
@@ -169,7 +192,8 @@ class Vault:
     def rewrap(self, cursor: Any, epoch: int, limit: int) -> int:
         """Wrap some rows of earlier epochs anew; return how many, 0 when none is left.
 
-        A row whose epoch's key is destroyed came back with a backup; it is removed, unread.
+        A row whose epoch's key is destroyed came back with a backup; it is removed, unread. So is
+        a link of somebody on the list of the erased.
         """
         cursor.execute(_OLD_KEYS, (epoch, limit))
         keys = cursor.fetchall()
@@ -179,7 +203,7 @@ class Vault:
         cursor.execute(_OLD_LINKS, (epoch, limit))
         links = cursor.fetchall()
         for tag, old, sealed in links:
-            table = (_REWRAP_LINK, "DELETE FROM tidebook.person_link WHERE tag = %s")
+            table = (_REWRAP_LINK, _DROP_LINK)
             self._rewrap(cursor, table, _Row(old, bytes(sealed)), epoch, tag, bytes(tag))
         return len(keys) + len(links)
 
@@ -194,8 +218,11 @@ class Vault:
     ) -> None:
         update, delete = statements
         try:
-            secret = unwrap(self.keyring.key(row.epoch), row.sealed, bound)
+            secret: bytes | None = unwrap(self.keyring.key(row.epoch), row.sealed, bound)
         except KeyDestroyed:
+            secret = None
+        is_link = delete == _DROP_LINK
+        if secret is None or (is_link and self.keyring.is_erased(secret.hex())):
             cursor.execute(delete, (name,))
             return
         cursor.execute(update, (epoch, self._wrapped(epoch, secret, bound), name))
