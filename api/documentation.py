@@ -70,7 +70,9 @@ IDEMPOTENCY_KEY: Final[Mapping[str, Any]] = {
     "name": "Idempotency-Key",
     "in": "header",
     "required": True,
-    "description": "One key for each intent, kept for its retries.",
+    "description": "One key for each intent, kept for its retries. It is stored as it is sent, for "
+    "ever and for auditors to read: make it of chance or of an order's number, never of a person's "
+    "name, telephone or identity.",
     "schema": {"type": "string", "minLength": 1, "maxLength": 128},
     "example": "5f0c6f9e-till-7",
 }

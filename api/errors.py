@@ -119,7 +119,8 @@ TABLE: Final[tuple[Trouble, ...]] = (
         400,
         "An Idempotency-Key header is needed",
         "Every POST carries an `Idempotency-Key` of the caller's choice, a new one for each new "
-        "intent and the same one for each retry.",
+        "intent and the same one for each retry. It is stored as it is sent and never erased, so "
+        "nothing personal may be in it; a UUID is a good key.",
     ),
     Trouble(
         "idempotency_key_invalid",
