@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import subprocess
+import sys
 from collections import defaultdict
 from decimal import Decimal
 from pathlib import Path
@@ -128,9 +129,10 @@ def test_a_journal_that_is_behind_says_so(tidebook: Tidebook, story: Story) -> N
 def test_beancount_accepts_the_journal(
     tidebook: Tidebook, told: Story, datastore: Datastore, tmp_path: Path
 ) -> None:
-    """Its loader finds no error, and adds up to our balances; each event is one transaction."""
+    """Its command and loader find no error, and it adds up to our balances, event by event."""
     path = tmp_path / "main.beancount"
     assert tidebook("journal", "export", "--format", "beancount", "--to", path).status == 0
+    assert bean_check(path) == (0, "")
     entries, errors, _ = loader.load_file(str(path))
     assert not errors
     sums: defaultdict[str, Decimal] = defaultdict(Decimal)
@@ -151,6 +153,13 @@ def test_beancount_accepts_the_journal(
     assert {one.meta["topic"] for one in transactions} == {one.topic for one in postings}
 
 
+def bean_check(path: Path) -> tuple[int, str]:
+    """How beancount's own command ends, and what it says."""
+    command = [str(Path(sys.executable).with_name("bean-check")), "--no-cache", str(path)]
+    done = subprocess.run(command, check=False, capture_output=True, text=True, timeout=60)
+    return done.returncode, done.stdout + done.stderr
+
+
 def test_beancount_finds_one_minor_unit(tidebook: Tidebook, told: Story, tmp_path: Path) -> None:
     """A file with one fen less at one place is refused: the balances at the end are exact."""
     lines = tidebook("journal", "export", "--format", "beancount").out.splitlines()
@@ -161,6 +170,9 @@ def test_beancount_finds_one_minor_unit(tidebook: Tidebook, told: Story, tmp_pat
         lines[place] = lines[place].replace(amount, str(changed))
     path = tmp_path / "wrong.beancount"
     path.write_text("\n".join(lines))
+    status, said = bean_check(path)
+    assert status == 1
+    assert "Balance failed" in said
     _, errors, _ = loader.load_file(str(path))
     assert errors
     assert all("Balance failed" in error.message for error in errors)
