@@ -1,6 +1,7 @@
 """An eraser in a process of its own that kills itself: `python -m tests.persons.dying …`.
 
-It dies by SIGKILL right after its n-th step, with whatever it had on disk by then.
+It dies by SIGKILL right after its n-th step, with whatever it had on disk by then. It has a writer
+for each of the books that are named.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from ledger.commit import GroupCommit
 from ledger.datastore import Datastore
 
 
-def main(url: str, folder: str, key: str, fatal: str) -> None:
+def main(url: str, folder: str, key: str, fatal: str, *books: str) -> None:
     """Erase who is due, as long as it lives."""
     taken = 0
 
@@ -30,10 +31,11 @@ def main(url: str, folder: str, key: str, fatal: str) -> None:
             os.kill(os.getpid(), signal.SIGKILL)
 
     datastore = Datastore(url)
-    writer = GroupCommit(datastore, "main", MAPPER, check=check_postings).start()
+    writers = [GroupCommit(datastore, one, MAPPER, check=check_postings).start() for one in books]
     vault = Vault(Keyring(Path(folder)), bytes.fromhex(key), "vault")
-    Eraser(datastore, [writer], vault, after_s=0, on_step=die).sweep()
-    writer.close()
+    Eraser(datastore, writers, vault, after_s=0, on_step=die).sweep()
+    for writer in writers:
+        writer.close()
     datastore.close()
 
 
