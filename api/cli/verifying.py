@@ -257,7 +257,7 @@ def _verify_book(
     from ledger.transparency.auditing import LogAudit
 
     history = History(datastore, book, MAPPER)
-    log = LogAudit(datastore, book)
+    log = LogAudit(datastore, book, remembered)
     standing = history.standing()
     audit = Audit(book)
     started = time.monotonic()
@@ -272,7 +272,7 @@ def _verify_book(
         rest()
     audit.finish(standing)
     report.add(audit.take_findings())
-    report.add(log.finish(remembered))
+    report.add(log.finish())
     seconds = time.monotonic() - started
     with output.progress(f"{book}: kept replies", None, "replies") as advance:
         one, rest = output.counted(advance)

@@ -45,10 +45,17 @@ class LogAudit:
     """Compares a book's log with its events: feed it every entry in order, then finish.
 
     Make it before the book's last position is asked for: the log never has more than the book.
+    `remembered` is the last head that the signer remembers. The log itself may be behind that, for
+    its own rows are the follower's to write again after a crash; the book may not.
     """
 
-    def __init__(self, datastore: Datastore, book: str) -> None:
+    def __init__(
+        self, datastore: Datastore, book: str, remembered: Checkpoint | None = None
+    ) -> None:
         self.findings: list[Finding] = []
+        self._remembered = remembered
+        self._reached: bytes | None = None
+        """The root of the book's events at the remembered size."""
         self._datastore = datastore
         self._book = book
         with datastore.transaction() as curs:
@@ -60,26 +67,31 @@ class LogAudit:
         self._differing: set[tuple[int, int]] = set()
         self._checkpoints = self._signed_in_order()
         self._next = next(self._checkpoints, None)
-        self._check_roots()
+        self._look_at_root()
 
     def feed(self, entry: Entry) -> None:
-        """Take in the next event; those that the log does not have yet are passed over."""
-        if entry.position > self.size:
+        """Take in the next event; those that neither log nor signer knows yet are passed over."""
+        is_logged = entry.position <= self.size
+        if not is_logged and (self._remembered is None or entry.position > self._remembered.size):
             return
         leaf = leaf_hash(encode_entry(self._book, *entry[:5]))
-        self._leaves.append(leaf)
         self._tree.append(leaf)
+        if is_logged:
+            self._leaves.append(leaf)
         if len(self._leaves) == _PAGE_LEAVES:
             self._compare_tiles(last=False)
-        self._check_roots()
+        self._look_at_root()
 
-    def finish(self, remembered: Checkpoint | None = None) -> list[Finding]:
-        """Return what differs. `remembered` is the last head that the signer remembers."""
+    def finish(self) -> list[Finding]:
+        """Return what differs."""
         self._compare_tiles(last=True)
         if self._tree.end < self.size:
             self._add("log_ahead", str(self._book), self._tree.end, self.size)
-        if remembered is not None and remembered.size > self._tree.end:
-            self._add("head_not_extended", f"{self._book} head", remembered.size, self._tree.end)
+        head = self._remembered
+        if head is not None and self._reached != head.root:
+            expected: object = head.size if self._reached is None else head.root.hex()
+            found: object = self._tree.end if self._reached is None else self._reached.hex()
+            self._add("head_not_extended", f"{self._book} head", expected, found)
         return self.findings
 
     def _add(self, code: str, where: str, expected: object, found: object) -> None:
@@ -118,7 +130,9 @@ class LogAudit:
 
     # --- what was signed ----------------------------------------------------------------------
 
-    def _check_roots(self) -> None:
+    def _look_at_root(self) -> None:
+        if self._remembered is not None and self._remembered.size == self._tree.end:
+            self._reached = self._tree.root()
         while self._next is not None and self._next.size <= self._tree.end:
             if self._next.size == self._tree.end:
                 self._check_root(self._next)
