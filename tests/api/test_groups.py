@@ -345,8 +345,8 @@ def forgeries(seen: dict[str, Any]) -> Iterator[dict[str, Any]]:
     yield seen | {"shares": 6}
     yield seen | {"takings": rest}
     yield seen | {"takings": [*rest, first]}
-    yield seen | {"takings": [first | {"amount": money(1)}, *rest]}
-    yield seen | {"takings": [first | {"share": "pkt_main_" + "ab" * 16}, *rest]}
+    more = money(first["amount"]["amount_minor"] + 1)
+    yield seen | {"takings": [first | {"amount": more}, *rest]}
     yield seen | {"returned_amount": money(0)}
 
 
@@ -362,6 +362,23 @@ def test_a_forged_group_is_refused_by_the_page(app: App) -> None:
     for forged in forgeries(seen):
         with pytest.raises(AssertionError):
             checker()(forged, told["seed_commitment"])
+    assert somebody_elses(seen, told["seed_commitment"]) > 0
+
+
+def somebody_elses(seen: dict[str, Any], commitment: str) -> int:
+    """Return how many of 64 other packets the check refuses as the first taker's.
+
+    One in five draws the same of five shares, and then only its owner sees that it is not theirs.
+    """
+    first, *rest = seen["takings"]
+    refused = 0
+    for n in range(64):
+        forged = first | {"share": f"pkt_main_{n:032x}"}
+        try:
+            checker()(seen | {"takings": [forged, *rest]}, commitment)
+        except AssertionError:
+            refused += 1
+    return refused
 
 
 def test_a_group_whose_draw_key_is_lost_is_given_up(app: App) -> None:
