@@ -24,6 +24,7 @@ from api.logs import fault
 from api.routes import (
     books,
     campaigns,
+    corrections,
     coupons,
     daily,
     development,
@@ -59,6 +60,7 @@ TAGS: Final = [
     {"name": "draws", "description": "Register for a public draw, prove it, claim what was won."},
     {"name": "coupons", "description": "Redeem, refund, void; one's own wallet."},
     {"name": "packets", "description": "Pay from packets, refund; balances and statements."},
+    {"name": "corrections", "description": "What was reported late counts for when it was."},
     {"name": "persons", "description": "Particulars, who looked at them, and erasure."},
     {"name": "group packets", "description": "Purses, sums sent to groups, and their shares."},
     {"name": "merchants", "description": "Balances and redemptions of the caller's merchant."},
@@ -78,6 +80,7 @@ ROUTERS: Final = (
     draws.router,
     packets.router,
     persons.router,
+    corrections.router,
     groups.router,
     merchants.router,
     books.router,

@@ -680,6 +680,37 @@ TABLE: Final[tuple[Trouble, ...]] = (
         "Another erasure is proposed",
         "It is proposed on another `basis`; look at it again before you approve.",
     ),
+    # --- corrections --------------------------------------------------------------------------
+    Trouble(
+        "effective_too_early",
+        409,
+        "It cannot have been taken so early",
+        "The holder had the coupon or packet, and it was valid, from `earliest` on.",
+    ),
+    Trouble(
+        "effective_too_late",
+        409,
+        "It cannot have been taken so late",
+        "The ledger recorded it at `recorded_at`; a till reports late, and never early.",
+    ),
+    Trouble(
+        "nothing_to_correct",
+        409,
+        "It counts for that instant already",
+        "Nothing would change: `effective_at` is what it counts for.",
+    ),
+    Trouble(
+        "no_correction_proposed",
+        409,
+        "No correction waits for approval",
+        "Propose it first; a second operator approves it. What was refunded is another matter.",
+    ),
+    Trouble(
+        "correction_changed",
+        409,
+        "Another instant is proposed",
+        "`effective_at` is what is proposed now; look at it again before you approve.",
+    ),
     # --- what happened to the store -----------------------------------------------------------
     Trouble(
         "store_unavailable",

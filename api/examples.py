@@ -514,6 +514,33 @@ GIVING_UP: Final = {
 SHARE_BODY: Final = {"code": "k3ybqf7ph2mzx5wcnd4r"}
 
 
+BILL: Final = {"merchant": "duty-free-haitang", "order": PAYMENT["order"]}
+CORRECTION_APPROVAL: Final = {"effective_at": "2026-05-02T03:02:00Z"}
+CORRECTION_BODY: Final = {**CORRECTION_APPROVAL, "reason": "the till was offline"}
+
+
+def correction(*, proposed: bool) -> dict[str, Any]:
+    """Return the two times of a redemption, before or after a second operator has approved."""
+    recorded = "2026-05-02T07:11:42.000815Z"
+    return {
+        "of": COUPON,
+        "packet": None,
+        "merchant": "duty-free-haitang",
+        "order": REDEMPTION["order"],
+        "recorded_at": recorded,
+        "effective_at": recorded if proposed else CORRECTION_APPROVAL["effective_at"],
+        "proposal": {**CORRECTION_BODY, "proposed_by": "0d2f4be8a1c34d7790b5f6a3e2c1d845"}
+        if proposed
+        else None,
+    }
+
+
+def payment_correction(*, proposed: bool) -> dict[str, Any]:
+    """Return the same of a packet's payment."""
+    own = {"of": PAYMENT_ID, "packet": PACKET, "order": PAYMENT["order"]}
+    return correction(proposed=proposed) | own
+
+
 def purse(balance_minor: int, *, proposed: bool = False) -> dict[str, Any]:
     """Return the purse with what is in it."""
     return {

@@ -39,6 +39,7 @@ from api.personviews import PERSON_VIEWS
 from api.transparency import LogView
 from api.views import VIEWS
 from campaigns.campaign import PER_PERSON_MAX
+from campaigns.corrections.replies import CorrectionReply
 from campaigns.draws.replies import RegistrationReply
 from campaigns.draws.terms import CLAIM_S_MAX, DRAWN_MAX
 from campaigns.groups.group import MEMBERS_MAX, SALT_BYTES_MAX, SHARES_MAX
@@ -614,6 +615,33 @@ class BasisBody(Body):
     basis: Basis
 
 
+class CorrectionApprovalBody(Body):
+    """The instant that a second operator approves, repeated so that nothing slips in between."""
+
+    effective_at: Instant
+
+
+class CorrectionBody(Body):
+    """The instant at which a redemption happened, and why it was reported later."""
+
+    effective_at: Instant
+    reason: Reason
+
+
+class PaymentCorrectionApprovalBody(CorrectionApprovalBody):
+    """The same for a packet's payment, which its merchant and order name."""
+
+    merchant: Slug
+    order: OrderNumber
+
+
+class PaymentCorrectionBody(CorrectionBody):
+    """The instant at which a packet's payment happened, and why it was reported later."""
+
+    merchant: Slug
+    order: OrderNumber
+
+
 # --- all of them, for the documentation -----------------------------------------------------------
 
 BODIES: Final[tuple[type[Body], ...]] = (
@@ -636,6 +664,10 @@ BODIES: Final[tuple[type[Body], ...]] = (
     InspectionBody,
     ErasureBody,
     BasisBody,
+    CorrectionBody,
+    CorrectionApprovalBody,
+    PaymentCorrectionBody,
+    PaymentCorrectionApprovalBody,
     SessionBody,
     TokenBody,
 )
@@ -658,6 +690,7 @@ REPLIES: Final[tuple[type[msgspec.Struct], ...]] = (
     ShareReply,
     PersonReply,
     InspectionReply,
+    CorrectionReply,
     *PERSON_VIEWS,
     *JOURNAL_VIEWS,
     FairnessReport,

@@ -65,6 +65,8 @@ SUCCESS: Final[dict[str, int]] = {
     "particulars_inspected": 201,
     "erasure_proposed": 202,
     "erasure_requested": 202,
+    "correction_proposed": 202,
+    "corrected": 200,
 }
 """What happened → the status that says so."""
 

@@ -155,7 +155,7 @@ COUPON_EVENTS: tuple[type[Event], ...] = (
 
 
 class Coupon(msgspec.Struct, frozen=True, kw_only=True):
-    """A coupon as its events made it; `merchant` and `order` name its last redemption.
+    """A coupon as its events made it; `merchant`, `order` and `redeemed_at` are of its last one.
 
     Where claims are drawn by lot, `claimed_at` is the instant of the entry: when it was asked for.
     """
@@ -174,6 +174,7 @@ class Coupon(msgspec.Struct, frozen=True, kw_only=True):
     claimed_at: datetime
     merchant: str | None = None
     order: str | None = None
+    redeemed_at: datetime | None = None
 
 
 class CouponFold:
@@ -207,6 +208,7 @@ class CouponFold:
                     state="redeemed",
                     merchant=event.merchant,
                     order=event.order,
+                    redeemed_at=event.at,
                 )
             case CouponRefunded() | CouponClaimed():
                 return replace(state, version=version, state="held")

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Final
 
 from campaigns.campaign import CAMPAIGN_EVENTS
+from campaigns.corrections.correction import CORRECTION_EVENTS
 from campaigns.coupon import COUPON_EVENTS
 from campaigns.draws.draw import DRAW_EVENTS
 from campaigns.draws.entry import ENTRY_EVENTS
@@ -24,6 +25,7 @@ EVENT_TYPES: Final = EventTypes(
         *DRAW_EVENTS,
         *ENTRY_EVENTS,
         *PERSON_EVENTS,
+        *CORRECTION_EVENTS,
     )
 )
 MAPPER: Final = EventMapper(EVENT_TYPES)

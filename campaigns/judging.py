@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Callable
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime, timedelta
 from hashlib import sha1
 from typing import Any, Final
 from uuid import UUID
@@ -41,6 +41,8 @@ from campaigns.campaign import (
     FundingProposed,
     Terms,
 )
+from campaigns.corrections.correction import CORRECTION_EVENTS
+from campaigns.corrections.judging import CorrectionAudit, Stood
 from campaigns.coupon import (
     CouponClaimed,
     CouponEntered,
@@ -68,7 +70,8 @@ from ledger.history import Standing
 from ledger.verification import Finding
 
 # A coupon is kept as one number: its state in 3 bits, its ordinal in 5 and, while it is redeemed,
-# a mark of merchant and order above them. Numbers below 256 take no memory of their own.
+# a mark of merchant and order above them, the instant in microseconds and the version above that.
+# Numbers below 256 take no memory of their own.
 _HELD, _REDEEMED, _EXPIRED, _VOIDED, _RECLAIMED, _ENTERED, _PACKET = range(7)
 _STATE_NAMES: Final = ("held", "redeemed", "expired", "voided", "reclaimed", "entered", "a packet")
 _ENDED: Final = frozenset({_EXPIRED, _VOIDED, _RECLAIMED})
@@ -76,7 +79,12 @@ _ORDINAL_BITS_FROM: Final = 3
 _MARK_BITS_FROM: Final = 8
 _STATE_MASK: Final = 0b111
 _ORDINAL_MASK: Final = 0b11111
-_MARK_MASK: Final = 2**60 - 1
+_MARK_BITS: Final = 60
+_MARK_MASK: Final = 2**_MARK_BITS - 1
+_INSTANT_BITS: Final = 52
+_INSTANT_MASK: Final = 2**_INSTANT_BITS - 1
+_EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
+_MICROSECOND: Final = timedelta(microseconds=1)
 
 _STEPS: Final[dict[type[Event], frozenset[str]]] = {
     FundingProposed: frozenset({"draft", "funded", "open", "paused"}),
@@ -195,6 +203,8 @@ class CampaignAudit:
         self._rules |= dict.fromkeys((*DRAW_EVENTS, *ENTRY_EVENTS), self._public_draw_event)
         self.persons = PersonAudit(self._here)
         self._rules |= dict.fromkeys(PERSON_EVENTS, self.persons.feed)
+        self.corrections = CorrectionAudit(self._here, self._unknown, self._stood)
+        self._rules |= dict.fromkeys(CORRECTION_EVENTS, self.corrections.feed)
 
     def feed(self, position: int, event: Event) -> None:
         """Judge one event."""
@@ -214,6 +224,7 @@ class CampaignAudit:
         self.groups.skip(stream)
         self.packets.skip(stream)
         self.persons.skip(stream)
+        self.corrections.skip(stream)
         if stream in self.pots:
             self.pots[stream].judged = False
 
@@ -684,7 +695,7 @@ class CampaignAudit:
         return None
 
     def _redeemed(self, event: CouponRedeemed) -> None:
-        pot = self._coupon_step(event, _HELD, _REDEEMED, _mark(event))
+        pot = self._coupon_step(event, _HELD, _REDEEMED, _mark_of_redemption(event))
         if pot is None:
             return
         terms = pot.campaign.terms
@@ -701,7 +712,7 @@ class CampaignAudit:
             self._check_amount(terms, event.discount_minor, event.currency)
 
     def _refunded(self, event: CouponRefunded) -> None:
-        redemption = self.coupons.get(event.originator_id.int, 0) >> _MARK_BITS_FROM
+        redemption = self.coupons.get(event.originator_id.int, 0) >> _MARK_BITS_FROM & _MARK_MASK
         pot = self._coupon_step(event, _REDEEMED, _HELD)
         if pot is None:
             return
@@ -715,6 +726,24 @@ class CampaignAudit:
             self._here("other_redemption", expected, f"{event.merchant}, {event.order}")
         else:
             self._check_amount(terms, event.amount_minor, event.currency)
+
+    def _stood(self, event: Any) -> Stood | None:
+        """Return what a coupon or packet tells of the redemption or payment that is corrected."""
+        if isinstance(event.payment, UUID):
+            return self.packets.stood(event)
+        kept = self.coupons.get(event.holding.int)
+        pot = self.pots.get(event.campaign)
+        if kept is None or pot is None or kept & _STATE_MASK != _REDEEMED:
+            return None
+        n = kept >> _ORDINAL_BITS_FROM & _ORDINAL_MASK
+        redemption = kept >> _MARK_BITS_FROM
+        is_its = pot.coupon(event.person, n) == event.holding.int
+        if not is_its or redemption & _MARK_MASK != _mark(event):
+            return None
+        micros = redemption >> _MARK_BITS & _INSTANT_MASK
+        at = _EPOCH + micros * _MICROSECOND
+        version = redemption >> _MARK_BITS + _INSTANT_BITS
+        return Stood(version, at, pot.campaign.terms.valid_from)
 
     def _reclaimed(self, event: CouponReclaimed) -> None:
         judged = self._end(event, _RECLAIMED)
@@ -761,9 +790,15 @@ class CampaignAudit:
             self._here("other_amount", expected, f"{amount_minor} {currency}")
 
 
-def _mark(event: CouponRedeemed | CouponRefunded) -> int:
+def _mark(event: Any) -> int:
     """A number for a redemption's merchant and order; two differ surely enough within one run."""
     return hash((event.merchant, event.order)) & _MARK_MASK
+
+
+def _mark_of_redemption(event: CouponRedeemed) -> int:
+    """A number for a redemption: its mark, its instant and its version, from the lowest bits on."""
+    micros = (event.at - _EPOCH) // _MICROSECOND
+    return (event.originator_version << _INSTANT_BITS | micros) << _MARK_BITS | _mark(event)
 
 
 def _terms_of_claim(event: CouponClaimed | CouponEntered) -> tuple[Any, ...]:

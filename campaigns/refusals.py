@@ -197,6 +197,34 @@ PRECEDENCE: Final[dict[str, tuple[str, ...]]] = {
         "erasure_changed",
     ),
     "record_erasure": ("person_erased",),
+    "propose_correction": (
+        "not_found",
+        "not_redeemed",
+        "effective_too_early",
+        "effective_too_late",
+        "nothing_to_correct",
+    ),
+    "propose_payment_correction": (
+        "not_found",
+        "not_paid",
+        "effective_too_early",
+        "effective_too_late",
+        "nothing_to_correct",
+    ),
+    "approve_correction": (
+        "not_found",
+        "not_redeemed",
+        "no_correction_proposed",
+        "self_approval",
+        "correction_changed",
+    ),
+    "approve_payment_correction": (
+        "not_found",
+        "not_paid",
+        "no_correction_proposed",
+        "self_approval",
+        "correction_changed",
+    ),
 }
 """Command → its refusal codes, the first that applies is answered."""
 

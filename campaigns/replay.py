@@ -17,6 +17,7 @@ import msgspec
 
 from campaigns.accounting import postings_of
 from campaigns.campaign import CAMPAIGN_EVENTS, CAMPAIGN_FOLD, Campaign
+from campaigns.corrections.correction import CORRECTION_EVENTS
 from campaigns.coupon import (
     Coupon,
     CouponClaimed,
@@ -186,7 +187,7 @@ class BookAt:
             **dict.fromkeys(PACKET_EVENTS, self._packet_event),
             **dict.fromkeys((*DRAW_EVENTS, *ENTRY_EVENTS), self._public_draw),
             **dict.fromkeys((*GROUP_EVENTS, *PURSE_EVENTS), self._group_event),
-            **dict.fromkeys(PERSON_EVENTS, _nothing_held),
+            **dict.fromkeys((*PERSON_EVENTS, *CORRECTION_EVENTS), _nothing_held),
         }
 
     def apply(self, positioned: Positioned) -> None:
@@ -296,7 +297,7 @@ class BookAt:
 
 
 def _nothing_held(_event: Event) -> None:
-    """What is recorded of a person moves nothing: what erasure gives up has events of its own."""
+    """What is recorded of a person, or corrected of a day, moves nothing that anybody holds."""
 
 
 def _count_packet(counts: PacketCounts, event: Any) -> None:

@@ -25,6 +25,8 @@ from campaigns.campaign import (
     CampaignSplitShown,
     FundingProposed,
 )
+from campaigns.corrections.correction import CorrectionApproved, CorrectionProposed
+from campaigns.corrections.judging import RULES as CORRECTION_RULES
 from campaigns.coupon import (
     CouponClaimed,
     CouponEntered,
@@ -99,8 +101,8 @@ RULE_CODES: Final[dict[str, str]] = {
     "other_amount": "money moves in the amount that the coupon or pot has",
     "other_redemption": "a refund names the merchant and order of the redemption",
     "other_destination": "money goes back to the pot, or to the sponsor after the close",
-    "self_approval": "funding is approved by another person than proposed it",
-    "not_as_proposed": "what is funded is what was proposed, on the values that it was proposed on",
+    "self_approval": "what needs two is approved by another person than proposed it",
+    "not_as_proposed": "what is approved is what was proposed, on the values of that moment",
     "decision_cut_short": "a close gives the rest back, and a late refund reclaims, at once",
     "packet_unknown": "a packet is claimed before anything else happens to it, by the same person",
     "paid_twice": "a merchant's order is paid once from a packet",
@@ -123,6 +125,7 @@ RULE_CODES: Final[dict[str, str]] = {
     "not_invited": "shares are taken by members, or by the sender where the group says so",
     "wrong_share": "each taker has the share that seed, salt and the taker's id decide",
     **PERSON_RULES,
+    **CORRECTION_RULES,
     "conservation": "pots, purses, groups, holders, packets and merchants have what the events say",
 }
 """Finding → the rule that it breaks."""
@@ -167,6 +170,8 @@ SUCCESSES: Final[dict[str, frozenset[str]]] = {
     "erasure_proposed": frozenset({ErasureProposed.TOPIC}),
     "erasure_requested": frozenset({ErasureRequested.TOPIC}),
     "erased": frozenset({PersonErased.TOPIC}),
+    "correction_proposed": frozenset({CorrectionProposed.TOPIC}),
+    "corrected": frozenset({CorrectionApproved.TOPIC}),
 }
 """Code of a success → the topics that its last event may have."""
 

@@ -48,14 +48,16 @@ TOLD: Final = {
     "coupon.refunded": ("merchant", "order", "amount_minor", "currency"),
 }
 """What an answer about an event has to tell as the event does, beside its time and its coupon."""
-OF_PERSONS: Final = (
+MOVES_NOTHING: Final = (
+    "correction.proposed",
+    "correction.approved",
     "person.particulars_kept",
     "person.particulars_inspected",
     "person.erasure_requested",
     "person.erasure_proposed",
     "person.erased",
 )
-"""Events about people, which move nothing."""
+"""Events about people, and about when something happened, which move no money."""
 CACHE_KIB: Final = 64 * 1024
 """Pages of the temporary tables that may lie in memory; the others are on disk."""
 
@@ -251,7 +253,7 @@ class Books(Judge):
             "coupon.reclaimed": self._returned,
             "coupon.expired": self._returned,
             "coupon.voided": self._returned,
-            **dict.fromkeys(OF_PERSONS, self.check_stream),
+            **dict.fromkeys(MOVES_NOTHING, self.check_stream),
         }
         self.packets, self.draws = Packets(self), PublicDraws(self)
         self._apply |= self.packets.rules | self.draws.rules

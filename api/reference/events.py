@@ -13,7 +13,7 @@ from uuid import UUID, uuid5
 import msgspec
 from msgspec import UnsetType
 
-from api.reference import draws, groups, packets, persons
+from api.reference import corrections, draws, groups, packets, persons
 from api.reference.markdown import block, code, codes, document, table
 from campaigns import campaign as c
 from campaigns import coupon as k
@@ -219,6 +219,7 @@ def _story() -> Iterator[Event]:
         *packets.story(_CAMPAIGN, _PERSON, _COUPON),
         *groups.story(_CAMPAIGN, _PERSON),
         *persons.story(_PERSON),
+        *corrections.story(_CAMPAIGN, _PERSON, _COUPON),
     )
     for cls, role, stream, version, own in told:
         actor = actors[role]
@@ -266,7 +267,7 @@ def _fields(cls: type[msgspec.Struct], without: tuple[str, ...] = ()) -> str:
 
 
 _OWN_MEANINGS: Final[tuple[tuple[tuple[type[Event], ...], dict[str, str]], ...]] = tuple(
-    (one.KINDS, one.MEANINGS) for one in (draws, packets, groups, persons)
+    (one.KINDS, one.MEANINGS) for one in (draws, packets, groups, persons, corrections)
 )
 
 

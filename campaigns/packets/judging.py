@@ -24,6 +24,7 @@ from campaigns.campaign import (
     CampaignSplitShown,
     Terms,
 )
+from campaigns.corrections.judging import Stood
 from campaigns.packets.packet import (
     PacketClaimed,
     PacketExpired,
@@ -72,6 +73,8 @@ class _Paid:
     packet_back_minor: int = 0
     own_back_minor: int = 0
     refunds: int = 0
+    version: int = 0
+    at: datetime | None = None
 
 
 @dataclass(slots=True)
@@ -133,6 +136,17 @@ class PacketAudit:
             self._here("packet_unknown", expected, (event.campaign.hex, event.person))
         self._rules[type(event)](pot, kept, event)
 
+    def stood(self, event: Any) -> Stood | None:
+        """Return what a packet tells of a payment that is corrected, None where it has none."""
+        kept = self._packets.get(event.holding.int)
+        paid = None if kept is None else kept.payments.get(event.payment)
+        if kept is None or paid is None or paid.at is None:
+            return None
+        expected = (kept.campaign, kept.person, paid.merchant, paid.order)
+        if expected != (event.campaign, event.person, event.merchant, event.order):
+            return None
+        return Stood(paid.version, paid.at, kept.valid_from)
+
     # Payments
 
     def _paid(self, pot: PotOf, kept: _Kept, event: PacketPaid) -> None:
@@ -142,7 +156,12 @@ class PacketAudit:
         self._reports.spent_minor[event.currency] += event.amount_minor
         again = any((event.merchant, event.order) == (p.merchant, p.order) for p in _paid_by(kept))
         kept.payments[event.payment] = _Paid(
-            event.merchant, event.order, event.amount_minor, event.own_minor
+            event.merchant,
+            event.order,
+            event.amount_minor,
+            event.own_minor,
+            version=event.originator_version,
+            at=event.at,
         )
         if not pot.judged:
             return

@@ -128,6 +128,9 @@ class Payment(msgspec.Struct, frozen=True, kw_only=True):
     """A payment from a packet, and what of it was given back."""
 
     id: UUID
+    version: int
+    """The packet's version that paid it."""
+    paid_at: datetime
     merchant: str
     order: str
     packet_minor: int
@@ -233,6 +236,8 @@ def _claimed(event: PacketClaimed) -> Packet:
 def _payment(event: PacketPaid) -> Payment:
     return Payment(
         id=event.payment,
+        version=event.originator_version,
+        paid_at=event.at,
         merchant=event.merchant,
         order=event.order,
         packet_minor=event.amount_minor,

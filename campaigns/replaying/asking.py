@@ -17,6 +17,9 @@ from campaigns import campaign as k
 from campaigns import commands as c
 from campaigns import coupon as q
 from campaigns import drawing
+from campaigns.corrections import commands as cc
+from campaigns.corrections import correction as ct
+from campaigns.corrections.takings import Bill
 from campaigns.draws import draw as d
 from campaigns.draws import entry as e
 from campaigns.draws import holding, registering, winning
@@ -145,6 +148,10 @@ def _request_erasure(book: Book, one: ps.ErasureRequested) -> c.Command:
     return pc.RequestErasure(book, one.person)
 
 
+def _bill(one: ct.CorrectionProposed | ct.CorrectionApproved) -> Bill | None:
+    return Bill(one.merchant, one.order) if isinstance(one.payment, UUID) else None
+
+
 _SIMPLE: Final[dict[type[Event], Callable[[Book, Any], c.Command]]] = {
     k.CampaignDrafted: _draft,
     k.CampaignPaused: lambda book, one: c.PauseCampaign(book, one.originator_id, one.reason),
@@ -182,6 +189,12 @@ _SIMPLE: Final[dict[type[Event], Callable[[Book, Any], c.Command]]] = {
     ps.ErasureRequested: _request_erasure,
     ps.PersonErased: lambda book, one: pc.RecordErasure(book, one.person),
     d.DrawMovedUp: lambda book, one: holding.MoveUp(book, one.campaign),
+    ct.CorrectionProposed: lambda book, one: cc.ProposeCorrection(
+        book, one.holding, _bill(one), one.effective_at, one.reason
+    ),
+    ct.CorrectionApproved: lambda book, one: cc.ApproveCorrection(
+        book, one.holding, _bill(one), one.effective_at
+    ),
 }
 
 

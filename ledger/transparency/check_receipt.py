@@ -583,6 +583,11 @@ TOPICS = {
     "draw.entered": ("a person registered for a public draw", "已登记公开摇号"),
     "draw.withdrawn": ("an entry was taken back from a public draw", "已撤回摇号登记"),
     "draw.entry_voided": ("an entry of a public draw was found void", "摇号登记被判无效"),
+    "correction.proposed": (
+        "another instant was proposed for what was taken",
+        "已提出更正起算时间",
+    ),
+    "correction.approved": ("what was taken counts for another instant", "起算时间已更正"),
     "draw.won": ("an entry of a public draw won a seat", "摇号中签"),
 }
 LABELS = {

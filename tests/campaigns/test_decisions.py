@@ -737,6 +737,10 @@ ELSEWHERE = {
     "propose_erasure": "test_persons",
     "approve_erasure": "test_persons",
     "record_erasure": "test_persons",
+    "propose_correction": "test_corrections",
+    "approve_correction": "test_corrections",
+    "propose_payment_correction": "test_corrections",
+    "approve_payment_correction": "test_corrections",
 }
 """Command → the module that shows its refusals."""
 

@@ -13,7 +13,7 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from dataclasses import dataclass, field
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Any
 from uuid import UUID, uuid4
 
@@ -45,6 +45,7 @@ from campaigns.campaign import (
     CampaignResumed,
     Terms,
 )
+from campaigns.corrections.correction import CorrectionApproved, CorrectionProposed
 from campaigns.coupon import (
     CouponClaimed,
     CouponExpired,
@@ -78,6 +79,8 @@ SUCCESSES = {
     "refunded",
     "voided",
     "expired",
+    "correction_proposed",
+    "corrected",
 }
 _books = (f"life{n}" for n in itertools.count())
 
@@ -109,6 +112,9 @@ class Truth:
 
     pots: dict[UUID, Pot] = field(default_factory=dict)
     coupons: dict[UUID, tuple[str, CouponClaimed]] = field(default_factory=dict)
+    redeemed: dict[UUID, CouponRedeemed] = field(default_factory=dict)
+    counted: dict[UUID, datetime] = field(default_factory=dict)
+    proposed: dict[UUID, CorrectionProposed] = field(default_factory=dict)
     persons: Counter[tuple[UUID, str]] = field(default_factory=Counter)
     trial: TrialBalance = field(default_factory=TrialBalance)
     keys: defaultdict[tuple[str, str], list[int]] = field(default_factory=lambda: defaultdict(list))
@@ -120,8 +126,12 @@ class Truth:
         self.trial.post(postings_of(event))
         assert self.trial.is_zero, "I6: debits equal credits"
         assert not self.trial.overdrawn(), "I6: nothing is negative"
+        if isinstance(event, CouponRedeemed):
+            self.redeemed[event.originator_id] = event
         if isinstance(event, CouponClaimed):
             self._claimed(event)
+        elif isinstance(event, CorrectionProposed | CorrectionApproved):
+            self._corrected(event)
         elif event.originator_id in self.coupons:
             self._moved(event)
         else:
@@ -167,6 +177,22 @@ class Truth:
         pot.issued += 1
         pot.granted += event.face_minor
         self.coupons[event.originator_id] = ("held", event)
+
+    def _corrected(self, event: CorrectionProposed | CorrectionApproved) -> None:
+        state, claim = self.coupons[event.holding]
+        redemption, stream = self.redeemed[event.holding], event.originator_id
+        assert state == "redeemed", "only a redemption that stands is corrected"
+        assert (redemption.originator_version, redemption.at) == (event.version, event.recorded_at)
+        assert max(claim.at, claim.valid_from) <= event.effective_at <= event.recorded_at
+        assert event.counted_for == self.counted.get(stream, event.recorded_at)
+        assert event.effective_at != event.counted_for
+        if isinstance(event, CorrectionProposed):
+            self.proposed[stream] = event
+            return
+        asked = self.proposed.pop(stream)
+        assert (asked.by.id, asked.effective_at) == (event.proposed_by, event.effective_at)
+        assert event.by.id != event.proposed_by, "two people for a day's figures"
+        self.counted[stream] = event.effective_at
 
     def _moved(self, event: Event) -> None:
         state, claim = self.coupons[event.originator_id]

@@ -267,6 +267,8 @@ def payment(packet: int, own: int, packet_back: int = 0, own_back: int = 0) -> P
     """A payment with these parts, of which so much has come back."""
     return Payment(
         id=PACKET,
+        version=2,
+        paid_at=NOON,
         merchant="mall",
         order="o-1",
         packet_minor=packet,

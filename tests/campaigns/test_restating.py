@@ -17,6 +17,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from campaigns.accounting import postings_of
+from campaigns.corrections.correction import CorrectionApproved
 from campaigns.coupon import CouponRedeemed, CouponRefunded
 from campaigns.packets.packet import PacketPaid, PacketRefunded
 from campaigns.replaying.restating import Total, day_of, lines_of, restated
@@ -30,7 +31,7 @@ BEGINS = datetime(2026, 4, 30, 16, tzinfo=UTC)  # midnight in Shanghai
 MAY = [date(2026, 5, day) for day in range(1, 12)]
 
 
-def event(kind: Any, stream: UUID, version: int, hours: int, **fields: Any) -> Any:
+def event(kind: Any, stream: UUID, version: int, hours: int, /, **fields: Any) -> Any:
     """An event of the café's, so many hours into May."""
     return kind(
         originator_id=stream,
@@ -40,7 +41,7 @@ def event(kind: Any, stream: UUID, version: int, hours: int, **fields: Any) -> A
         why=Why("r"),
         campaign=NAMESPACE,
         person="p",
-        currency="CNY",
+        **({} if kind is CorrectionApproved else {"currency": "CNY"}),
         **fields,
     )
 
@@ -87,28 +88,46 @@ def test_a_day_is_as_long_as_its_zone_says() -> None:
     assert end - start == timedelta(hours=23)
 
 
+Life = tuple[str, str, list[int], list[tuple[int, int]]]
 LIVES = st.lists(
     st.tuples(
         st.sampled_from(["coupon", "packet"]),
         st.sampled_from(["cafe", "bar"]),
         st.lists(st.integers(0, 60), min_size=1, max_size=4),
+        st.lists(st.tuples(st.integers(0, 250), st.integers(0, 240)), max_size=3),
     ),
     max_size=6,
 )
 
 
-def events_of(lives: list[tuple[str, str, list[int]]]) -> list[Positioned]:
-    """Coupons used and taken back by turns; packets paid from, then given back in parts."""
+def corrected(stream: UUID, version: int, hours: int, to_hours: int, **own: Any) -> Any:
+    """What counts for another hour of May from now on."""
+    effective_at = BEGINS + timedelta(hours=to_hours)
+    own |= {"recorded_at": BEGINS, "counted_for": BEGINS, "effective_at": effective_at}
+    own |= {"holding": stream, "version": 2, "reason": "late", "proposed_by": "a", "order": "o"}
+    made: Any = event(CorrectionApproved, uuid5(stream, "c"), version, hours, **own)
+    return made
+
+
+def events_of(lives: list[Life]) -> list[Positioned]:
+    """Coupons used and taken back by turns; packets paid from, then given back in parts.
+
+    Some of them are corrected in between, to whatever hour.
+    """
     events: list[Any] = []
-    for number, (kind, merchant, steps) in enumerate(lives):
+    for number, (kind, merchant, steps, corrections) in enumerate(lives):
         stream, hours = uuid5(NAMESPACE, str(number)), 0
+        for nth, (when, to) in enumerate(corrections):
+            own: dict[str, Any] = {"merchant": merchant}
+            own |= {} if kind == "coupon" else {"payment": stream}
+            events.append(corrected(stream, nth + 1, when, to, **own))
         for nth, later in enumerate(steps):
             hours += later
             if kind == "coupon":
                 make = refunded if nth % 2 else redeemed
                 events.append(make(stream, nth + 2, hours, merchant))
                 continue
-            own: dict[str, Any] = {"merchant": merchant, "order": "o", "payment": stream}
+            own = {"merchant": merchant, "order": "o", "payment": stream}
             if nth == 0:
                 own |= {"shop": None, "amount_minor": 700, "own_minor": 0, "total_minor": 700}
                 events.append(event(PacketPaid, stream, 2, hours, **own))
@@ -119,10 +138,8 @@ def events_of(lives: list[tuple[str, str, list[int]]]) -> list[Positioned]:
     return numbered(events)
 
 
-@given(lives=LIVES, known=st.integers(0, 24))
-def test_all_days_together_are_the_account(
-    lives: list[tuple[str, str, list[int]]], known: int
-) -> None:
+@given(lives=LIVES, known=st.integers(0, 36))
+def test_all_days_together_are_the_account(lives: list[Life], known: int) -> None:
     """Restated = first + what was recorded since, and the days sum to the postings."""
     events = events_of(lives)
     trial = TrialBalance()

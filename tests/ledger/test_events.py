@@ -33,6 +33,8 @@ TOPICS = [
     "campaign.rolled_in",
     "campaign.rolled_over",
     "campaign.split_shown",
+    "correction.approved",
+    "correction.proposed",
     "coupon.claimed",
     "coupon.entered",
     "coupon.expired",
