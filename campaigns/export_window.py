@@ -14,6 +14,7 @@ from collections.abc import Iterable, Sequence
 from hashlib import blake2b
 from typing import Final
 
+from campaigns.judging import Coupons, KeptParts, kept_of, kept_parts
 from campaigns.verification import Audit
 from ledger.exporting.spilling import Table
 
@@ -22,9 +23,9 @@ ACCOUNTS_MAX: Final = 200_000
 
 _PERSON: Final = re.compile(rb'"person":"([0-9A-Za-z_.-]{1,64})"')
 _MOVED: Final = re.compile(r"(holder|packet):[0-9A-Za-z_.-]{1,64}", re.ASCII)
-_COUPON_BITS: Final = 8
-_HAS_COUPON: Final = 1 << _COUPON_BITS
-_LOW: Final = (1 << _COUPON_BITS + 1) - 1
+_STEP_BITS: Final = 8
+_STEP_MASK: Final = (1 << _STEP_BITS) - 1
+_HAS_COUPON: Final = 1 << _STEP_BITS
 _MINOR_BOUND: Final = 1 << 62
 
 
@@ -33,7 +34,7 @@ class Window:
 
     def __init__(self, audit: Audit) -> None:
         self._book, self._rules = audit.book, audit.rules
-        self._streams = Table()
+        self._streams = _Streams()
         self._accounts: dict[tuple[str, str], Table] = {}
         self._loaded: defaultdict[tuple[str, str], set[str]] = defaultdict(set)
         self._here: list[bytes] = []
@@ -43,27 +44,21 @@ class Window:
         """Put in what is known of the streams of a file."""
         self._here = list(dict.fromkeys(streams))
         versions, coupons = self._book.versions, self._rules.coupons
-        ones, marks = self._streams.load(self._here)
-        for stream, one, mark in zip(self._here, ones, marks, strict=True):
-            if one:
-                number = int.from_bytes(stream)
-                versions[number] = one >> _COUPON_BITS + 1
-                if one & _HAS_COUPON:
-                    coupons[number] = mark << _COUPON_BITS | one & _HAS_COUPON - 1
+        for stream, (version, coupon) in zip(
+            self._here, self._streams.load(self._here), strict=True
+        ):
+            number = int.from_bytes(stream)
+            if version:
+                versions[number] = version
+            if coupon is not None:
+                coupons[number] = coupon
 
     def end(self) -> None:
         """Take out what the file was about."""
         versions, coupons = self._book.versions, self._rules.coupons
-        ones, marks = [], []
-        for stream in self._here:
-            number = int.from_bytes(stream)
-            one = versions.pop(number, 0) << _COUPON_BITS + 1
-            coupon = coupons.pop(number, None)
-            if coupon is not None:
-                one |= _HAS_COUPON | coupon & _HAS_COUPON - 1
-            ones.append(one)
-            marks.append((coupon or 0) >> _COUPON_BITS)
-        self._streams.store(self._here, ones, marks)
+        numbers = [int.from_bytes(stream) for stream in self._here]
+        known = [(versions.pop(one, 0), coupons.pop(one, None)) for one in numbers]
+        self._streams.store(self._here, known)
         self._keep_accounts()
 
     def finish(self) -> None:
@@ -122,19 +117,66 @@ class Window:
             table.store([_key(name) for name in names], minors, [0] * len(names))
 
 
-class _Coupons(dict[int, int]):
-    """The coupons of a file; of any other it can be said whether there is one."""
+class _Streams:
+    """The version of each stream, and what is kept of the coupon that it may be, on the disk."""
 
-    def __init__(self, table: Table) -> None:
+    def __init__(self) -> None:
+        self._steps = Table()  # version, whether there is a coupon, its step; mark
+        self._redemptions = Table()  # instant; version
+
+    def load(self, streams: Sequence[bytes]) -> list[tuple[int, int | None]]:
+        """Return version and coupon of each, 0 and None of one that is not known."""
+        ones, marks = self._steps.load(streams)
+        steps = [one & _STEP_MASK if one & _HAS_COUPON else None for one in ones]
+        parts = [None if step is None else KeptParts(step, 0, 0, 0) for step in steps]
+        places = [n for n, one in enumerate(parts) if one is not None and one.is_redeemed]
+        taken = zip(*self._redemptions.load([streams[n] for n in places]), strict=True)
+        for n, (micros, version) in zip(places, taken, strict=True):
+            parts[n] = KeptParts(ones[n] & _STEP_MASK, marks[n], micros, version)
+        coupons = [None if one is None else kept_of(one) for one in parts]
+        return [(one >> _STEP_BITS + 1, coupon) for one, coupon in zip(ones, coupons, strict=True)]
+
+    def store(self, streams: Sequence[bytes], known: Sequence[tuple[int, int | None]]) -> None:
+        """Keep version and coupon of each."""
+        ones, marks = [], []
+        redeemed: list[tuple[bytes, int, int]] = []
+        for stream, (version, coupon) in zip(streams, known, strict=True):
+            one, mark = version << _STEP_BITS + 1, 0
+            if coupon is not None:
+                one |= _HAS_COUPON | coupon & _STEP_MASK
+                if coupon > _STEP_MASK:
+                    parts = kept_parts(coupon)
+                    mark = parts.mark
+                    redeemed.append((stream, parts.micros, parts.version))
+            ones.append(one)
+            marks.append(mark)
+        self._steps.store(streams, ones, marks)
+        names, micros, versions = zip(*redeemed, strict=True) if redeemed else ((), (), ())
+        self._redemptions.store(names, micros, versions)
+
+    def close(self) -> None:
+        """Let the files go."""
+        self._steps.close()
+        self._redemptions.close()
+
+
+class _Coupons(Coupons):
+    """The coupons of a file, beside all others: these can be asked for, one by one."""
+
+    def __init__(self, streams: _Streams) -> None:
         super().__init__()
-        self._table = table
+        self._streams = streams
 
     def __contains__(self, coupon: object) -> bool:
-        if super().__contains__(coupon):
-            return True
         assert isinstance(coupon, int), "coupons are asked for by number"
-        ones, _ = self._table.load([coupon.to_bytes(16)])
-        return bool(ones[0] & _HAS_COUPON)
+        return self.look_up(coupon) is not None
+
+    def look_up(self, coupon: int) -> int | None:
+        """Return what is kept of a coupon, whether the file is about it or not."""
+        if super().__contains__(coupon):
+            return self[coupon]
+        ((_, known),) = self._streams.load([coupon.to_bytes(16)])
+        return known
 
 
 def _key(name: str) -> bytes:

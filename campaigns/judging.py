@@ -12,7 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from hashlib import sha1
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 from uuid import UUID
 
 from msgspec import UNSET
@@ -71,7 +71,7 @@ from ledger.verification import Finding
 
 # A coupon is kept as one number: its state in 3 bits, its ordinal in 5 and, while it is redeemed,
 # a mark of merchant and order above them, the instant in microseconds and the version above that.
-# Numbers below 256 take no memory of their own.
+# Numbers below 256 take no memory of their own. `kept_parts` cuts it into ones of 64 bits.
 _HELD, _REDEEMED, _EXPIRED, _VOIDED, _RECLAIMED, _ENTERED, _PACKET = range(7)
 _STATE_NAMES: Final = ("held", "redeemed", "expired", "voided", "reclaimed", "entered", "a packet")
 _ENDED: Final = frozenset({_EXPIRED, _VOIDED, _RECLAIMED})
@@ -81,9 +81,9 @@ _STATE_MASK: Final = 0b111
 _ORDINAL_MASK: Final = 0b11111
 _MARK_BITS: Final = 60
 _MARK_MASK: Final = 2**_MARK_BITS - 1
-_INSTANT_BITS: Final = 52
+_INSTANT_BITS: Final = 59
 _INSTANT_MASK: Final = 2**_INSTANT_BITS - 1
-_EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
+_FIRST_INSTANT: Final = datetime.min.replace(tzinfo=UTC)
 _MICROSECOND: Final = timedelta(microseconds=1)
 
 _STEPS: Final[dict[type[Event], frozenset[str]]] = {
@@ -149,6 +149,50 @@ class _Owed:
     kind: type[Event]
 
 
+class KeptParts(NamedTuple):
+    """What is kept of a coupon, in numbers that each fit into 64 bits."""
+
+    step: int
+    """State and ordinal, in 8 bits."""
+    mark: int
+    """Of the merchant and order of its redemption, 0 while it is not redeemed."""
+    micros: int
+    """When it was redeemed, in microseconds since the year 1."""
+    version: int
+    """The version of its redemption."""
+
+    @property
+    def is_redeemed(self) -> bool:
+        """Whether the other parts say anything."""
+        return self.step & _STATE_MASK == _REDEEMED
+
+
+def kept_parts(kept: int) -> KeptParts:
+    """Cut what is kept of a coupon into its parts."""
+    redemption = kept >> _MARK_BITS_FROM
+    taken = redemption >> _MARK_BITS
+    return KeptParts(
+        kept & 2**_MARK_BITS_FROM - 1,
+        redemption & _MARK_MASK,
+        taken & _INSTANT_MASK,
+        taken >> _INSTANT_BITS,
+    )
+
+
+def kept_of(parts: KeptParts) -> int:
+    """Put the parts together again."""
+    taken = parts.version << _INSTANT_BITS | parts.micros
+    return (taken << _MARK_BITS | parts.mark) << _MARK_BITS_FROM | parts.step
+
+
+class Coupons(dict[int, int]):
+    """Coupon → what is kept of it."""
+
+    def look_up(self, coupon: int) -> int | None:
+        """Return what is kept of a coupon that the events at hand need not be about."""
+        return self.get(coupon)
+
+
 class CampaignAudit:
     """Judges every event of a book again: feed it all of them in order, then finish."""
 
@@ -158,8 +202,7 @@ class CampaignAudit:
         self.redeemed_minor: defaultdict[str, int] = defaultdict(int)
         self.pots: dict[UUID, Pot] = {}
         self._book = Book(book)
-        self.coupons: dict[int, int] = {}
-        """Coupon → state, ordinal and mark of the redemption, as one number."""
+        self.coupons = Coupons()
         self._owed: _Owed | None = None
         self._was_owed = False
         self._rolling: tuple[UUID, int] | None = None
@@ -731,19 +774,17 @@ class CampaignAudit:
         """Return what a coupon or packet tells of the redemption or payment that is corrected."""
         if isinstance(event.payment, UUID):
             return self.packets.stood(event)
-        kept = self.coupons.get(event.holding.int)
+        kept = self.coupons.look_up(event.holding.int)
         pot = self.pots.get(event.campaign)
         if kept is None or pot is None or kept & _STATE_MASK != _REDEEMED:
             return None
         n = kept >> _ORDINAL_BITS_FROM & _ORDINAL_MASK
-        redemption = kept >> _MARK_BITS_FROM
+        parts = kept_parts(kept)
         is_its = pot.coupon(event.person, n) == event.holding.int
-        if not is_its or redemption & _MARK_MASK != _mark(event):
+        if not is_its or parts.mark != _mark(event):
             return None
-        micros = redemption >> _MARK_BITS & _INSTANT_MASK
-        at = _EPOCH + micros * _MICROSECOND
-        version = redemption >> _MARK_BITS + _INSTANT_BITS
-        return Stood(version, at, pot.campaign.terms.valid_from)
+        at = _FIRST_INSTANT + parts.micros * _MICROSECOND
+        return Stood(parts.version, at, pot.campaign.terms.valid_from)
 
     def _reclaimed(self, event: CouponReclaimed) -> None:
         judged = self._end(event, _RECLAIMED)
@@ -797,7 +838,7 @@ def _mark(event: Any) -> int:
 
 def _mark_of_redemption(event: CouponRedeemed) -> int:
     """A number for a redemption: its mark, its instant and its version, from the lowest bits on."""
-    micros = (event.at - _EPOCH) // _MICROSECOND
+    micros = (event.at - _FIRST_INSTANT) // _MICROSECOND
     return (event.originator_version << _INSTANT_BITS | micros) << _MARK_BITS | _mark(event)
 
 

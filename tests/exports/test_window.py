@@ -3,18 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from campaigns import export_verification, export_window
+from campaigns.event_types import MAPPER
 from campaigns.export_synthetic import Synthetic
+from campaigns.judging import KeptParts, kept_of
 from campaigns.verification import Audit
+from ledger.datastore import Datastore
 from ledger.exporting.spilling import Table
-from ledger.history import Entry
-from tests.exports.made import Made, exported, verified
+from ledger.history import Entry, History
+from tests.campaigns.test_corrections import BILL, Corrections
+from tests.conftest import Databases
+from tests.exports.made import PER_FILE, Made, exported, verified
+from tests.support.desk import person
 
 
 @given(
@@ -82,6 +90,82 @@ def test_a_persons_second_coupon_is_known_beyond_the_window() -> None:
     assert int.from_bytes(b"a" * 16) in audit.rules.coupons
     assert int.from_bytes(b"b" * 16) not in audit.rules.coupons
     window.finish()
+
+
+@given(
+    redeemed=st.booleans(),
+    at=st.datetimes(timezones=st.just(UTC)),
+    version=st.integers(1, 2**53),
+    mark=st.integers(0, 2**60 - 1),
+    ordinal=st.integers(1, 31),
+)
+def test_what_is_kept_of_a_coupon_comes_back(
+    redeemed: bool, at: datetime, version: int, mark: int, ordinal: int
+) -> None:
+    """Whole, whatever its redemption was and whenever; and a refund leaves nothing of it."""
+    audit = Audit("main")
+    window = export_window.Window(audit)
+    stream, number = b"c" * 16, int.from_bytes(b"c" * 16)
+    micros = (at - datetime.min.replace(tzinfo=UTC)) // timedelta(microseconds=1)
+    parts = KeptParts(ordinal << 3 | 1, mark, micros, version)
+    for kept in (kept_of(parts), ordinal << 3, kept_of(parts) if redeemed else ordinal << 3 | 2):
+        window.begin([stream])
+        audit.rules.coupons[number] = kept
+        audit.book.versions[number] = version
+        window.end()
+        assert audit.rules.coupons.look_up(number) == kept
+        window.begin([stream])
+        assert dict.get(audit.rules.coupons, number) == kept
+        assert audit.book.versions[number] == version
+        window.end()
+    window.finish()
+
+
+@pytest.fixture(scope="module")
+def corrected(databases: Databases) -> list[Entry]:
+    """A redemption and a payment, long before both are corrected."""
+    with databases.fresh() as url:
+        datastore = Datastore(url)
+        desk = Corrections(datastore)
+        coupon, packet = desk.both()
+        campaign = desk.opened(2 * PER_FILE, key="between")
+        for n in range(2 * PER_FILE):
+            assert desk.claim(campaign, person(n)).code == "claimed"
+        for holding, bill in ((coupon, None), (packet, BILL)):
+            desk.propose(holding, bill)
+            assert desk.approve(holding, bill).code == "corrected"
+        desk.close()
+        entries = list(History(datastore, "main", MAPPER).entries())
+        datastore.close()
+    return entries
+
+
+@pytest.mark.parametrize("bent", ["", "version", "recorded_at", "merchant", "person"])
+def test_a_correction_is_judged_by_a_coupon_of_another_file(
+    bent: str,
+    corrected: list[Entry],
+    tmp_path: Path,
+    small_files: None,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Its redemption is looked up on the disk, and what differs from it is found there too."""
+    entries = list(corrected)
+    place, first = next(
+        (n, one) for n, one in enumerate(entries) if one.topic == "correction.proposed"
+    )
+    assert place > PER_FILE * 2
+    assert first.stream not in {one.stream for one in entries[PER_FILE:place]}
+    wrong = {"version": 7, "recorded_at": "2026-01-01T00:00:00Z", "merchant": "m9", "person": "u9"}
+    if bent:
+        state = msgspec.json.decode(first.state)
+        assert state[bent] != wrong[bent]
+        state[bent] = wrong[bent]
+        entries[place] = first._replace(state=msgspec.json.encode(state))
+    exported(Made(entries), tmp_path / "book")
+    in_memory = verified(tmp_path / "book")
+    monkeypatch.setattr(export_verification, "IN_MEMORY", 0)
+    assert verified(tmp_path / "book") == in_memory
+    assert bool(in_memory[1]) == bool(bent)
 
 
 def test_what_is_held_does_not_grow(monkeypatch: pytest.MonkeyPatch) -> None:
