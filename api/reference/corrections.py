@@ -13,7 +13,7 @@ KINDS: Final = c.CORRECTION_EVENTS
 
 MEANINGS: Final = {
     "holding": "the coupon's or packet's stream",
-    "version": "the version of that stream that is the redemption or payment",
+    "holding_version": "the version of that stream that is the redemption or payment",
     "payment": "the payment; absent for a redemption",
     "recorded_at": "when the ledger recorded the redemption or payment",
     "counted_for": "the instant that it counted for until then",
@@ -32,7 +32,7 @@ def story(
         "campaign": campaign,
         "person": person,
         "holding": coupon,
-        "version": 2,
+        "holding_version": 2,
         "merchant": "duty-free-haitang",
         "order": "2026-0501-000017",
         "recorded_at": recorded,

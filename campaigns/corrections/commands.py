@@ -58,7 +58,7 @@ class CorrectionCommand(Command):
             "campaign": taking.campaign,
             "person": taking.person,
             "holding": taking.holding,
-            "version": taking.version,
+            "holding_version": taking.version,
             "payment": UNSET if taking.payment is None else taking.payment,
             "merchant": taking.merchant,
             "order": taking.order,

@@ -28,15 +28,15 @@ def correction_id(holding: UUID, version: int) -> UUID:
 class CorrectionProposed(Event, frozen=True, kw_only=True):
     """An operator asked that a redemption or payment count for another instant, for a reason.
 
-    It is the one that `holding` recorded as its `version`, at `recorded_at`; until now it counts
-    for `counted_for`.
+    It is the one that `holding` recorded as its `holding_version`, at `recorded_at`; until now it
+    counts for `counted_for`.
     """
 
     TOPIC: ClassVar[str] = "correction.proposed"
     campaign: UUID
     person: str
     holding: UUID
-    version: int
+    holding_version: int
     payment: UUID | UnsetType = UNSET
     merchant: str
     order: str
@@ -53,7 +53,7 @@ class CorrectionApproved(Event, frozen=True, kw_only=True):
     campaign: UUID
     person: str
     holding: UUID
-    version: int
+    holding_version: int
     payment: UUID | UnsetType = UNSET
     merchant: str
     order: str

@@ -68,7 +68,7 @@ class CorrectionAudit:
         stream = event.originator_id
         if stream in self._lost:
             return
-        name = uuid5(CORRECTION_NAMESPACE, f"{event.holding.hex}:{event.version}")
+        name = uuid5(CORRECTION_NAMESPACE, f"{event.holding.hex}:{event.holding_version}")
         if stream != name:
             self._here("correction_id", name.hex, stream.hex)
             return
@@ -78,7 +78,7 @@ class CorrectionAudit:
             self._unknown("correction_unfounded", expected, f"{event.merchant}, {event.order}")
             return
         expected_of = (stood.version, stood.recorded_at)
-        found_of = (event.version, event.recorded_at)
+        found_of = (event.holding_version, event.recorded_at)
         if expected_of != found_of:
             self._here("correction_unfounded", expected_of, found_of)
             return

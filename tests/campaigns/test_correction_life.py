@@ -127,6 +127,13 @@ def _plant_it_counts_for_the_record(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(CorrectionCommand, "own", forgetful)
 
 
+OTHER_RULES = (
+    *("draft", "refund_the_pot", "step", "close", "claim", "rush", "use", "race", "repeat"),
+    *("repeat_a_claim", "misuse", "project", "race_corrections"),
+)
+"""What a hunt for these bugs does without, so that it never depends on what it happens to draw."""
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(
     "plant",
@@ -140,4 +147,4 @@ def test_a_planted_bug_is_found(
     plant(monkeypatch)
     monkeypatch.setattr(Corrected, "read_models_are_checked", False)
     with pytest.raises(RED):
-        hunt(corrected, 150, 30)
+        hunt(type("OnlyCorrected", (corrected,), dict.fromkeys(OTHER_RULES)), 150, 30)

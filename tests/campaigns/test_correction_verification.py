@@ -66,7 +66,7 @@ def at(instant: Any) -> str:
         ("proposed", {"merchant": "bar"}, "correction_unfounded"),
         ("approved", {"order": "o-2"}, "correction_unfounded"),
         ("approved", {"person": "f" * 32}, "correction_unfounded"),
-        ("approved", {"version": 3}, "correction_id"),
+        ("approved", {"holding_version": 3}, "correction_id"),
         ("proposed", {"holding": str(UUID(int=7))}, "correction_id"),
     ],
 )

@@ -53,6 +53,7 @@ from campaigns.coupon import (
     CouponRedeemed,
     CouponRefunded,
     CouponVoided,
+    coupon_id,
 )
 from ledger import appending
 from ledger.commit import Answer, KeyReused
@@ -182,7 +183,10 @@ class Truth:
         state, claim = self.coupons[event.holding]
         redemption, stream = self.redeemed[event.holding], event.originator_id
         assert state == "redeemed", "only a redemption that stands is corrected"
-        assert (redemption.originator_version, redemption.at) == (event.version, event.recorded_at)
+        assert (redemption.originator_version, redemption.at) == (
+            event.holding_version,
+            event.recorded_at,
+        )
         assert max(claim.at, claim.valid_from) <= event.effective_at <= event.recorded_at
         assert event.counted_for == self.counted.get(stream, event.recorded_at)
         assert event.effective_at != event.counted_for
@@ -379,11 +383,9 @@ class Life(RuleBasedStateMachine):
         return multiple(*(x for n in set(people) for x in self.coupons_of(campaign, person(n))))
 
     def coupons_of(self, campaign: UUID, who: str) -> list[UUID]:
-        return [
-            coupon
-            for coupon, (_, claim) in self.truth.coupons.items()
-            if (claim.campaign, claim.person) == (campaign, who)
-        ]
+        """Every coupon that a person may have, claimed or not: what is drawn next is no race's."""
+        limit = self.truth.pots[campaign].terms.per_person_limit
+        return [coupon_id(campaign, who, n) for n in range(1, limit + 1)]
 
     def coupon_command(self, kind: str, coupon: UUID, order: str) -> tuple[c.Command, Actor]:
         mall = Actor("merchant", "mall")

@@ -104,7 +104,13 @@ def corrected(stream: UUID, version: int, hours: int, to_hours: int, **own: Any)
     """What counts for another hour of May from now on."""
     effective_at = BEGINS + timedelta(hours=to_hours)
     own |= {"recorded_at": BEGINS, "counted_for": BEGINS, "effective_at": effective_at}
-    own |= {"holding": stream, "version": 2, "reason": "late", "proposed_by": "a", "order": "o"}
+    own |= {
+        "holding": stream,
+        "holding_version": 2,
+        "reason": "late",
+        "proposed_by": "a",
+        "order": "o",
+    }
     made: Any = event(CorrectionApproved, uuid5(stream, "c"), version, hours, **own)
     return made
 

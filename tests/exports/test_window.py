@@ -140,7 +140,7 @@ def corrected(databases: Databases) -> list[Entry]:
     return entries
 
 
-@pytest.mark.parametrize("bent", ["", "version", "recorded_at", "merchant", "person"])
+@pytest.mark.parametrize("bent", ["", "holding_version", "recorded_at", "merchant", "person"])
 def test_a_correction_is_judged_by_a_coupon_of_another_file(
     bent: str,
     corrected: list[Entry],
@@ -155,7 +155,12 @@ def test_a_correction_is_judged_by_a_coupon_of_another_file(
     )
     assert place > PER_FILE * 2
     assert first.stream not in {one.stream for one in entries[PER_FILE:place]}
-    wrong = {"version": 7, "recorded_at": "2026-01-01T00:00:00Z", "merchant": "m9", "person": "u9"}
+    wrong = {
+        "holding_version": 7,
+        "recorded_at": "2026-01-01T00:00:00Z",
+        "merchant": "m9",
+        "person": "u9",
+    }
     if bent:
         state = msgspec.json.decode(first.state)
         assert state[bent] != wrong[bent]

@@ -10,6 +10,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from campaigns.campaign import CAMPAIGN_EVENTS
+from campaigns.corrections.correction import CORRECTION_EVENTS
 from campaigns.coupon import COUPON_EVENTS
 from campaigns.draws.draw import DRAW_EVENTS
 from campaigns.draws.entry import ENTRY_EVENTS
@@ -34,6 +35,7 @@ EVENTS: tuple[type[Event], ...] = (
     *PURSE_EVENTS,
     *GROUP_EVENTS,
     *PERSON_EVENTS,
+    *CORRECTION_EVENTS,
 )
 PLACE = {"position", "stream", "version"}
 
