@@ -35,7 +35,7 @@ from ledger.exporting.writing import End
 from ledger.history import Entry
 from ledger.merkle import CompactRange
 from ledger.transparency.checkpoints import Checkpoint
-from ledger.transparency.leaves import leaf_hashes_of
+from ledger.transparency.leaves import Columns, leaf_hashes_of
 from ledger.transparency.notes import ED25519, Signer, signed_note
 from ledger.transparency.store import Signed
 
@@ -100,7 +100,8 @@ class Synthetic:
     def _hash(self, page: list[Entry]) -> None:
         positions, streams, versions, topics, states, _ = zip(*page, strict=True)
         keys = [stream.bytes for stream in streams]
-        self._leaves = leaf_hashes_of(self._book, positions, keys, versions, topics, states)
+        columns = Columns.of(positions, keys, versions, topics, states)
+        self._leaves = leaf_hashes_of(self._book, columns)
         for position, leaf in zip(positions, self._leaves, strict=True):
             self._tree.append(leaf)
             if position % SIGNED_EVERY == 0 or position == self._size:

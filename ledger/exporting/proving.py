@@ -12,9 +12,11 @@ from pathlib import Path
 from typing import Final, NamedTuple
 from uuid import UUID
 
+import numpy as np
+
 from ledger.exporting.form import EVENTS_PER_GROUP, File
 from ledger.exporting.reading import ExportFile, Group, Unreadable, digest_of
-from ledger.merkle import CompactRange, parent_hashes
+from ledger.merkle import HASH_BYTES, CompactRange, parent_hashes
 from ledger.transparency.checkpoints import Checkpoint
 from ledger.transparency.leaves import leaf_hashes_of
 from ledger.transparency.notes import BadSignature, Note, Untrusted, Verifier, parse_note, verified
@@ -103,9 +105,8 @@ def prove_events(path: Path, said: File, book: str, sizes: Sequence[int]) -> Pro
             continue
         first, last = file.span(number)
         findings += _place_findings(group, book, first)
-        columns = group.positions, group.streams, group.versions, group.topics, group.states
-        leaves = leaf_hashes_of(book, *columns)
-        if leaves != group.leaves:
+        leaves = leaf_hashes_of(book, group.columns)
+        if b"".join(leaves) != group.leaves:
             unproved += _differing(group, leaves)
         here = [size for size in wanted if first - 1 < size <= last]
         whole, *some = _parts(first - 1, leaves, [last, *here])
@@ -151,14 +152,14 @@ def _unreadable(said: File, book: str, why: Unreadable, fields: Sequence[str] = 
 
 
 def _place_findings(group: Group, book: str, first: int) -> Iterator[Finding]:
-    expected = range(first, first + len(group.positions))
-    if group.positions != list(expected):
+    expected = range(first, first + len(group))
+    if not np.array_equal(group.columns.positions, np.arange(first, first + len(group))):
         for place, (right, found) in enumerate(zip(expected, group.positions, strict=True)):
             if right != found:
                 stream = UUID(bytes=group.streams[place])
                 where = f"{book}:{right} stream {stream} field position"
                 yield Finding("position_differs", where, str(right), str(found))
-    if set(group.books) != {book}:
+    if group.book_names != {book}:
         for right, found_book in zip(expected, group.books, strict=True):
             if found_book != book:
                 where = f"{book}:{right} field book"
@@ -166,7 +167,8 @@ def _place_findings(group: Group, book: str, first: int) -> Iterator[Finding]:
 
 
 def _differing(group: Group, leaves: Sequence[bytes]) -> Iterable[tuple[int, bytes, bytes, bytes]]:
-    for place, (made, kept) in enumerate(zip(leaves, group.leaves, strict=True)):
+    for place, made in enumerate(leaves):
+        kept = group.leaves[place * HASH_BYTES : (place + 1) * HASH_BYTES]
         if made != kept:
             yield group.positions[place], group.streams[place], kept, made
 

@@ -10,9 +10,10 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import datetime
+from functools import cached_property
 from hashlib import file_digest
 from pathlib import Path
-from typing import Any, Final, NamedTuple
+from typing import Any, Final
 
 import msgspec
 import pyarrow as pa
@@ -27,6 +28,7 @@ from ledger.exporting.form import (
     Kind,
     number_bytes,
 )
+from ledger.transparency.leaves import Columns
 from ledger.transparency.store import Signed
 
 GROUP_BYTES_MAX: Final = 1 << 29
@@ -56,17 +58,88 @@ class Unreadable(Exception):
         self.field = field
 
 
-class Group(NamedTuple):
-    """A row group of events, column by column; instants are microseconds since 1970."""
+class Group:
+    """A row group of events, column by column, as lists or as what leaves are made of.
 
-    books: list[str]
-    positions: list[int]
-    streams: list[bytes]
-    versions: list[int]
-    topics: list[str]
-    instants: list[int | None]
-    states: list[bytes]
-    leaves: list[bytes]
+    A column becomes Python's objects only when it is asked for; instants are microseconds since
+    1970.
+    """
+
+    def __init__(self, table: Any) -> None:
+        columns = {name: table.column(name).combine_chunks() for name in _COLUMNS}
+        self.arrays: dict[str, Any] = columns
+        """Column → its Arrow array."""
+
+    def __len__(self) -> int:
+        return len(self.arrays["position"])
+
+    @cached_property
+    def columns(self) -> Columns:
+        """What the leaves are made of."""
+        topics = self.arrays["topic"]
+        return Columns(
+            self.arrays["position"].to_numpy(),
+            _joined(self.arrays["stream"].storage),
+            self.arrays["version"].to_numpy(),
+            topics.dictionary.to_pylist(),
+            topics.indices.to_numpy(),
+            self.states,
+        )
+
+    @cached_property
+    def books(self) -> list[str]:
+        """Whose events they say to be."""
+        return _words(self.arrays["book"])
+
+    @property
+    def book_names(self) -> set[str]:
+        """Every book that an event says to be of."""
+        return _used(self.arrays["book"])
+
+    @cached_property
+    def positions(self) -> list[int]:
+        """Where they are in the book."""
+        return list(self.arrays["position"].to_pylist())
+
+    @cached_property
+    def streams(self) -> list[bytes]:
+        """What each happened to."""
+        return list(self.arrays["stream"].storage.to_pylist())
+
+    @cached_property
+    def versions(self) -> list[int]:
+        """Their numbers in their streams."""
+        return list(self.arrays["version"].to_pylist())
+
+    @cached_property
+    def topics(self) -> list[str]:
+        """What happened."""
+        return _words(self.arrays["topic"])
+
+    @cached_property
+    def instants(self) -> list[int | None]:
+        """When it was recorded."""
+        return list(self.arrays["recorded_at"].cast(pa.int64()).to_pylist())
+
+    @cached_property
+    def states(self) -> list[bytes]:
+        """The stored bytes."""
+        return list(self.arrays["state"].to_pylist())
+
+    @cached_property
+    def leaves(self) -> bytes:
+        """The hashes of the leaves, one behind the other."""
+        return _joined(self.arrays["leaf"])
+
+    def impossible_field(self) -> str | None:
+        """Return the column that has a value of which no leaf can be made."""
+        positions, versions = self.columns.positions, self.columns.versions
+        if positions.min() < 0:
+            return "position"
+        if versions.min() < 0:
+            return "version"
+        longest = max(map(len, _used(self.arrays["topic"])))
+        return "topic" if longest * 4 > TOPIC_BYTES_MAX else None
 
 
 def instants_of(instants: Sequence[datetime]) -> list[int]:
@@ -122,26 +195,11 @@ class ExportFile:
 
     def events(self, number: int) -> Group:
         """Return a row group of events, all of which have a leaf."""
-        table = self._table(number)
-        columns = [table.column(name).combine_chunks() for name in _COLUMNS]
-        books, positions, streams, versions, topics, instants, states, leaves = columns
-        found = Group(
-            _words(books),
-            positions.to_pylist(),
-            streams.storage.to_pylist(),
-            versions.to_pylist(),
-            _words(topics),
-            instants.cast(pa.int64()).to_pylist(),
-            states.to_pylist(),
-            leaves.to_pylist(),
-        )
-        for field, is_out in (
-            ("position", min(found.positions) < 0),
-            ("version", min(found.versions) < 0),
-            ("topic", max(map(len, found.topics)) * 4 > TOPIC_BYTES_MAX),
-        ):
-            if is_out:
-                raise Unreadable("a value that no leaf can have", *self.span(number), field)
+        with _reading(*self.span(number)):
+            found = Group(self._table(number))
+            field = found.impossible_field()
+        if field is not None:
+            raise Unreadable("a value that no leaf can have", *self.span(number), field)
         return found
 
     def streams(self) -> list[bytes]:
@@ -219,6 +277,17 @@ def _size_of(group: Any) -> int:
 def _words(column: Any) -> list[str]:
     words = column.dictionary.to_pylist()
     return [words[place] for place in column.indices.to_pylist()]
+
+
+def _used(column: Any) -> set[str]:
+    """Return the words of a dictionary that stand in a column."""
+    return set(column.dictionary.take(column.indices.unique()).to_pylist())
+
+
+def _joined(column: Any) -> bytes:
+    """Return the values of a column of fixed width, one behind the other."""
+    width, start = column.type.byte_width, column.offset
+    return bytes(memoryview(column.buffers()[1])[start * width : (start + len(column)) * width])
 
 
 def _encoded(column: Any) -> list[bytes]:

@@ -22,6 +22,8 @@ from hashlib import sha256
 from typing import Any, Final, NamedTuple
 from uuid import UUID
 
+import numpy as np
+
 from ledger.books import parse_book
 from ledger.transparency.texts import Malformed
 from ledger.transparency.tiles import ENTRY_BYTES_MAX
@@ -65,28 +67,80 @@ def encode_entry(
     return entry_of(head, state)
 
 
-def leaf_hashes_of(
-    book: str,
-    positions: Sequence[int],
-    streams: Sequence[bytes],
-    versions: Sequence[int],
-    topics: Sequence[str],
-    states: Sequence[bytes],
-) -> list[bytes]:
-    """Return the leaf hashes of many events: those of their entries, made without a detour."""
-    prefix = b"\0" + book_prefix(book)
-    pack, room = _FIXED.pack, ENTRY_BYTES_MAX + 1 - len(prefix) - _FIXED.size
-    named = {topic: _TOPIC_LENGTH.pack(len(topic.encode())) + topic.encode() for topic in topics}
-    tails = [named[topic] for topic in topics]
-    if max(map(len, states), default=0) + max(map(len, tails), default=0) > room:
-        rows = zip(positions, map(_uuid_of, streams), versions, topics, states, strict=True)
-        return [sha256(b"\0" + encode_entry(book, *row)).digest() for row in rows]
-    return [
-        sha256(prefix + pack(position, stream, version) + tail + state).digest()
-        for position, stream, version, tail, state in zip(
-            positions, streams, versions, tails, states, strict=True
+class Columns(NamedTuple):
+    """Many events, column by column: what their leaves are made of."""
+
+    positions: Any
+    """An array of integers."""
+    streams: bytes
+    """Sixteen bytes an event."""
+    versions: Any
+    """An array of integers."""
+    topics: Sequence[str]
+    """Every topic of them, and perhaps others; which one an event has is its kind."""
+    kinds: Any
+    """An array of places in `topics`."""
+    states: Sequence[bytes]
+
+    @classmethod
+    def of(
+        cls,
+        positions: Sequence[int],
+        streams: Sequence[bytes],
+        versions: Sequence[int],
+        topics: Sequence[str],
+        states: Sequence[bytes],
+    ) -> Columns:
+        """Return the columns of events whose values are at hand one by one."""
+        places = {topic: place for place, topic in enumerate(dict.fromkeys(topics))}
+        return cls(
+            np.array(positions, np.int64),
+            b"".join(streams),
+            np.array(versions, np.int64),
+            tuple(places),
+            np.array([places[topic] for topic in topics], np.int64),
+            states,
         )
+
+
+def leaf_hashes_of(book: str, columns: Columns) -> list[bytes]:
+    """Return the leaf hashes of many events: those of their entries, made without a detour."""
+    heads = _heads(book, columns)
+    room = ENTRY_BYTES_MAX + 1 - max(map(len, heads), default=0)
+    if max(map(len, columns.states), default=0) > room:
+        rows = zip(heads, columns.states, strict=True)
+        return [sha256(b"\0" + entry_of(head[1:], state)).digest() for head, state in rows]
+    return [
+        sha256(head + state).digest() for head, state in zip(heads, columns.states, strict=True)
     ]
+
+
+def _heads(book: str, columns: Columns) -> list[bytes]:
+    """Return what is hashed before the state of each event, topic by topic as one table."""
+    prefix = b"\0" + book_prefix(book)
+    heads = np.empty(len(columns.states), object)
+    streams = np.frombuffer(columns.streams, "V16")
+    for kind, topic in enumerate(columns.topics):
+        rows = np.flatnonzero(columns.kinds == kind)
+        if not len(rows):
+            continue  # a file may name topics that none of its events has
+        tail = _TOPIC_LENGTH.pack(len(topic.encode())) + topic.encode()
+        table = np.empty(
+            len(rows),
+            [
+                ("prefix", f"V{len(prefix)}"),
+                ("position", ">u8"),
+                ("stream", "V16"),
+                ("version", ">u4"),
+                ("tail", f"V{len(tail)}"),
+            ],
+        )
+        table["prefix"], table["tail"] = np.void(prefix), np.void(tail)
+        table["position"], table["version"] = columns.positions[rows], columns.versions[rows]
+        table["stream"] = streams[rows]
+        heads[rows] = table.view(f"V{table.itemsize}").tolist()
+    found: list[bytes] = heads.tolist()
+    return found
 
 
 def decode_entry(entry: bytes) -> Leaf:
@@ -108,10 +162,6 @@ def entry_of(head: bytes, state: bytes) -> bytes:
     if len(head) + len(state) <= ENTRY_BYTES_MAX:
         return head + state
     return bytes([DIGEST]) + head[1:] + sha256(state).digest()
-
-
-def _uuid_of(stream: bytes) -> UUID:
-    return UUID(bytes=stream)
 
 
 def _decode(entry: bytes) -> Leaf:

@@ -21,7 +21,7 @@ from ledger.exporting.writing import End, write_export
 from ledger.history import Entry
 from ledger.merkle import CompactRange
 from ledger.transparency.checkpoints import Checkpoint
-from ledger.transparency.leaves import leaf_hashes_of
+from ledger.transparency.leaves import Columns, leaf_hashes_of
 from ledger.transparency.notes import COSIGNATURE, ED25519, Signer, signed_note
 from ledger.transparency.store import Signed
 from ledger.verification import Finding
@@ -89,7 +89,8 @@ def hashes_of(book: str, entries: Sequence[Entry]) -> list[bytes]:
     if not entries:
         return []
     positions, streams, versions, topics, states, _ = zip(*entries, strict=True)
-    return leaf_hashes_of(book, positions, [s.bytes for s in streams], versions, topics, states)
+    keys = [stream.bytes for stream in streams]
+    return leaf_hashes_of(book, Columns.of(positions, keys, versions, topics, states))
 
 
 def exported(made: Made, to: Path, size: int | None = None, *, signed: bool = True) -> Manifest:

@@ -18,7 +18,7 @@ from ledger.exporting import writing
 from ledger.exporting.form import EVENTS, MANIFEST, MANIFEST_NOTE, Manifest
 from ledger.exporting.writing import InUse, OtherLog, write_export
 from ledger.merkle import leaf_hash
-from ledger.transparency.leaves import encode_entry, leaf_hashes_of
+from ledger.transparency.leaves import Columns, encode_entry, leaf_hashes_of
 from ledger.transparency.texts import Malformed
 from tests.exports.made import Made, exported, found, manifest_of, verified
 
@@ -210,5 +210,5 @@ def test_many_leaves_are_hashed_like_one(rows: list[tuple[int, UUID, int, str, b
     """Long states and long topics included."""
     columns = list(zip(*rows, strict=True)) or [(), (), (), (), ()]
     streams = [stream.bytes for stream in columns[1]]
-    found = leaf_hashes_of("main", columns[0], streams, *columns[2:])
+    found = leaf_hashes_of("main", Columns.of(columns[0], streams, *columns[2:]))
     assert found == [leaf_hash(encode_entry("main", *row)) for row in rows]
