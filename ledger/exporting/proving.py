@@ -101,7 +101,7 @@ def prove_events(path: Path, said: File, book: str, sizes: Sequence[int]) -> Pro
             group = file.events(number)
         except Unreadable as why:
             readable = False
-            findings.append(_unreadable(said, book, why, file.broken_fields(number)))
+            findings.append(_unreadable(said, book, file.lost(number, str(why)) or why))
             continue
         first, last = file.span(number)
         findings += _place_findings(group, book, first)
@@ -145,9 +145,11 @@ def check_file(path: Path, said: File, book: str) -> Iterator[Finding]:
         yield Finding("field_differs", f"{where} columns", str(columns), str(said.columns))
 
 
-def _unreadable(said: File, book: str, why: Unreadable, fields: Sequence[str] = ()) -> Finding:
-    names = ", ".join(fields) or why.field or "unknown"
-    where = f"{book}:{why.first} to {book}:{why.last} field {names}"
+def _unreadable(said: File, book: str, why: Unreadable) -> Finding:
+    is_one = why.first == why.last
+    where = f"{book}:{why.first}" if is_one else f"{book}:{why.first} to {book}:{why.last}"
+    stream = "" if why.stream is None else f" stream {UUID(bytes=why.stream)}"
+    where = f"{where}{stream} field {why.field or 'unknown'}"
     return Finding("file_unreadable", where, f"rows of {said.name}", str(why))
 
 
@@ -200,9 +202,8 @@ def _pages_damaged(path: Path, said: File, book: str) -> Iterator[Finding]:
     except Unreadable:
         return
     for number in range(file.groups):
-        if fields := file.broken_fields(number):
-            why = Unreadable("a page has another checksum", *file.span(number))
-            yield _unreadable(said, book, why, fields)
+        if why := file.lost(number, "a page has another checksum"):
+            yield _unreadable(said, book, why)
 
 
 def _parts(begin: int, leaves: Sequence[bytes], ends: Sequence[int]) -> list[Part]:

@@ -8,7 +8,7 @@ other error of the Parquet library leaves this module.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import datetime
 from functools import cached_property
 from hashlib import file_digest
@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, Final
 
 import msgspec
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
@@ -34,6 +35,9 @@ from ledger.transparency.store import Signed
 GROUP_BYTES_MAX: Final = 1 << 29
 """A row group that says it is larger is not read: none is ever written."""
 
+LOOK_ROWS: Final = 64
+"""Rows that are read at once to find the first one of a damaged page."""
+
 TOPIC_BYTES_MAX: Final = 0xFFFF
 """Of a leaf's topic."""
 
@@ -49,13 +53,20 @@ _PERHAPS: Final = (OSError, pa.ArrowException, ValueError, TypeError, OverflowEr
 
 
 class Unreadable(Exception):
-    """A file is not what the manifest says, or cannot be read; `field` is the column, or empty."""
+    """A file is not what the manifest says, or cannot be read; `field` is the column, or empty.
 
-    def __init__(self, why: str, first: int, last: int, field: str = "") -> None:
+    `first` and `last` are the positions that are lost, and `stream` is that of the first, when it
+    is known.
+    """
+
+    def __init__(
+        self, why: str, first: int, last: int, field: str = "", stream: bytes | None = None
+    ) -> None:
         super().__init__(why)
         self.first = first
         self.last = last
         self.field = field
+        self.stream = stream
 
 
 class Group:
@@ -131,15 +142,18 @@ class Group:
         """The hashes of the leaves, one behind the other."""
         return _joined(self.arrays["leaf"])
 
-    def impossible_field(self) -> str | None:
-        """Return the column that has a value of which no leaf can be made."""
-        positions, versions = self.columns.positions, self.columns.versions
-        if positions.min() < 0:
-            return "position"
-        if versions.min() < 0:
-            return "version"
-        longest = max(map(len, _used(self.arrays["topic"])))
-        return "topic" if longest * 4 > TOPIC_BYTES_MAX else None
+    def impossible(self) -> tuple[int, str] | None:
+        """Return the row and column of a value of which no leaf can be made, the first one."""
+        columns, room = self.columns, TOPIC_BYTES_MAX // 4
+        long_kinds = [kind for kind, topic in enumerate(columns.topics) if len(topic) > room]
+        for field, is_out in (
+            ("position", columns.positions < 0),
+            ("version", columns.versions < 0),
+            ("topic", np.isin(columns.kinds, long_kinds)),
+        ):
+            if is_out.any():
+                return int(is_out.argmax()), field
+        return None
 
 
 def instants_of(instants: Sequence[datetime]) -> list[int]:
@@ -197,9 +211,12 @@ class ExportFile:
         """Return a row group of events, all of which have a leaf."""
         with _reading(*self.span(number)):
             found = Group(self._table(number))
-            field = found.impossible_field()
-        if field is not None:
-            raise Unreadable("a value that no leaf can have", *self.span(number), field)
+            impossible = found.impossible()
+        if impossible is not None:
+            row, field = impossible
+            position, stream = self.span(number)[0] + row, found.streams[row]
+            why = "a value that no leaf can have"
+            raise Unreadable(why, position, position, field, stream)
         return found
 
     def streams(self) -> list[bytes]:
@@ -227,15 +244,31 @@ class ExportFile:
             found[name] = digests.hex()[name]
         return found
 
-    def broken_fields(self, number: int) -> list[str]:
-        """Return the columns of a row group that cannot be read."""
-        broken = []
+    def lost(self, number: int, why: str) -> Unreadable | None:
+        """Return what of a row group cannot be read: from which row on, and in which columns."""
+        lost = {}
         for name in SCHEMAS[self.said.kind].names:
             try:
                 self._table(number, [name])
             except Unreadable:
-                broken.append(name)
-        return broken
+                lost[name] = self._lost_row(number, name)
+        if not lost:
+            return None
+        first, last = self.span(number)
+        row = min(lost.values())
+        stream = None if "stream" in lost else self._values(number, "stream")[row]
+        return Unreadable(why, first + row, last, ", ".join(lost), stream)
+
+    def _lost_row(self, number: int, name: str) -> int:
+        """Return the first row of a group whose value cannot be read: that of a damaged page."""
+        first, last = self.span(number)
+        rows = 0
+        with suppress(*_PERHAPS):
+            for batch in self._file.iter_batches(
+                LOOK_ROWS, row_groups=[number], columns=[name], use_threads=False
+            ):
+                rows += len(batch)
+        return min(rows, last - first)
 
     # --- bounds -------------------------------------------------------------------------------
 

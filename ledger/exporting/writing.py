@@ -49,6 +49,7 @@ _DIGESTS: Final = b"tidebook.columns"
 _OPTIONS: Final[dict[str, Any]] = {
     "compression": "zstd",
     "compression_level": 3,
+    "data_page_size": 1 << 18,  # what one changed byte can make unreadable
     "use_dictionary": ["book", "topic"],
     "write_page_checksum": True,
     "write_statistics": ["position", "recorded_at", "topic", "version", "size"],

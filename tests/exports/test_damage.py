@@ -17,9 +17,11 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from msgspec.structs import replace
 
+from campaigns.export_synthetic import Synthetic
 from ledger.exporting import proving
-from ledger.exporting.form import EVENTS, MANIFEST, MANIFEST_NOTE
+from ledger.exporting.form import EVENTS, EVENTS_PER_GROUP, MANIFEST, MANIFEST_NOTE
 from ledger.exporting.proving import Keys
+from ledger.exporting.writing import write_export
 from ledger.transparency.notes import ED25519, Signer
 from tests.exports.made import (
     KEYS,
@@ -131,6 +133,9 @@ def test_a_rule_that_is_broken_is_found_in_an_export_that_proves_itself(
     assert found(tmp_path / "wrong") == [(code, f"main:{position + 1}") for code in codes]
 
 
+PLACE = r"^main:\d+( to main:\d+)? stream [0-9a-f-]{36} field "
+
+
 @pytest.mark.parametrize("name", ["events", "checkpoints"])
 def test_a_flipped_byte_of_any_file_is_found(export: Path, damaged: Path, name: str) -> None:
     """Wherever it is; where the rows are lost, their positions and the field are named."""
@@ -148,8 +153,37 @@ def test_a_flipped_byte_of_any_file_is_found(export: Path, damaged: Path, name: 
             if name == "events" and field is not None:
                 named = [where for code, where in places if code != "file_differs"]
                 assert any(field in where for where in named), field
+                assert field == "stream" or any(re.search(PLACE, where) for where in named)
         (damaged / file.name).write_bytes(whole)
     assert found(damaged) == []
+
+
+def test_a_page_that_cannot_be_unpacked_is_named_by_its_first_event(tmp_path: Path) -> None:
+    """Other pages of its row group are read; the range begins where the damaged page does."""
+    story = Synthetic(EVENTS_PER_GROUP, claims=2_000, block=100)
+    told = Synthetic(EVENTS_PER_GROUP, claims=2_000, block=100)
+    entries = list(story.entries(0, EVENTS_PER_GROUP))
+    manifest = write_export(tmp_path, told, story.end())
+    path = tmp_path / next(one.name for one in manifest.files if one.kind == "events")
+    whole, group = path.read_bytes(), pq.read_metadata(path).row_group(0)
+    (state,) = [
+        group.column(n)
+        for n in range(group.num_columns)
+        if group.column(n).path_in_schema == "state"
+    ]
+    begin, size = state.data_page_offset, state.total_compressed_size
+    places = []
+    for part in (0.3, 0.9):
+        at = begin + int(size * part)
+        path.write_bytes(whole[:at] + bytes(64) + whole[at + 64 :])
+        (where,) = [where for code, where in found(tmp_path, None) if code == "file_unreadable"]
+        match = re.fullmatch(r"main:(\d+) to main:8192 stream ([0-9a-f-]{36}) field state", where)
+        assert match is not None, where
+        first = int(match[1])
+        assert match[2] == str(entries[first - 1].stream)
+        assert abs(first - part * 8192) < 1_024, "not far from where the bytes are"
+        places.append(first)
+    assert 1 < places[0] < places[1]
 
 
 def field_at(metadata: Any, place: int) -> str | None:
@@ -313,12 +347,13 @@ def test_nothing_that_is_done_to_an_export_makes_the_verifier_crash_or_believe(
     ("field", "value"), [("position", -1), ("version", -1), ("topic", "t" * 70_000)]
 )
 def test_a_value_that_no_leaf_can_have_is_a_finding(
-    damaged: Path, field: str, value: object
+    damaged: Path, made: Made, field: str, value: object
 ) -> None:
     """Numbers below zero and endless topics have no encoding."""
     rewritten(damaged, "events", 1, lambda table: with_value(table, field, 3, lambda _: value))
     believe_files(damaged)
-    assert ("file_unreadable", f"main:33 to main:40 field {field}") in found(damaged)
+    where = f"main:36 stream {made.all[35].stream} field {field}"
+    assert ("file_unreadable", where) in found(damaged)
 
 
 def test_a_footer_that_is_no_text_is_a_finding(damaged: Path) -> None:
