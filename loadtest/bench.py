@@ -22,7 +22,7 @@ import statistics
 import sys
 import tempfile
 from collections import Counter, defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -115,10 +115,7 @@ class Series:
             ),
             connections=self.contender.connections,
             peak_memory_bytes=self.peak_bytes,
-            cpu_us={
-                name: round(statistics.median(o.cpu_us.get(name, 0.0) for o in outcomes), 1)
-                for name in outcomes[0].cpu_us
-            },
+            cpu_us=_medians([outcome.cpu_us for outcome in outcomes]),
             lag_s=_largest([outcome.lag_s for outcome in outcomes]),
             offered_per_s=_median([outcome.offered_per_s for outcome in outcomes]),
             others=dict(others),
@@ -135,21 +132,36 @@ def _median(values: Sequence[float | None]) -> float | None:
     return round(statistics.median(known), 1) if known else None
 
 
+def _medians(runs: Sequence[Mapping[str, float]]) -> dict[str, float]:
+    names = runs[0] if runs else ()
+    return {name: round(statistics.median(run.get(name, 0.0) for run in runs), 1) for name in names}
+
+
 @dataclass
 class Rebuilds:
     """What the rebuilds of the read models gave, per read model and for all of them in turn."""
 
     rates: defaultdict[str, list[float]] = field(default_factory=lambda: defaultdict(list))
+    cpu_us: defaultdict[str, list[dict[str, float]]] = field(
+        default_factory=lambda: defaultdict(list)
+    )
     peak_bytes: int = 0
 
     def run(self, tidebook: Tidebook) -> None:
         """Rebuild every read model from position 0 over the events that the claims made."""
-        done = json.loads(tidebook.command("project", "--rebuild", "--json"))
-        for one in done:
-            self.rates[one["projection"]].append(one["events_per_s"])
-            self.peak_bytes = max(self.peak_bytes, one["peak_memory_bytes"])
-        events = sum(one["events"] for one in done)
-        self.rates["all"].append(events / sum(one["seconds"] for one in done))
+        known = json.loads(tidebook.command("project", "--lag", "--json"))
+        events, seconds = 0, 0.0
+        for name in dict.fromkeys(one["projection"] for one in known):
+            used = tidebook.measured("project", "--rebuild", name, "--json")
+            (done,) = json.loads(used.output)
+            self.rates[name].append(done["events_per_s"])
+            cpu_s = {"projections": done["cpu_s"], "postgres": used.postgres_cpu_s}
+            self.cpu_us[name].append(
+                {tree: one * 1e6 / done["events"] for tree, one in cpu_s.items()}
+            )
+            self.peak_bytes = max(self.peak_bytes, done["peak_memory_bytes"])
+            events, seconds = events + done["events"], seconds + done["seconds"]
+        self.rates["all"].append(events / seconds)
 
     def measurements(self) -> list[Measurement]:
         """The runs, summed up."""
@@ -161,6 +173,7 @@ class Rebuilds:
                 rates,
                 kind="rebuild",
                 peak_memory_bytes={"rebuild": self.peak_bytes},
+                cpu_us=_medians(self.cpu_us[name]),
             )
             for name, rates in self.rates.items()
         ]

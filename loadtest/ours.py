@@ -150,7 +150,7 @@ class Tidebook:
         env = {**os.environ, **self._env}
         with CpuTime({"postgres": self._trees["postgres"].pid}) as postgres:
             used = used_by([_tidebook(), *words], env)
-        return used._replace(postgres_cpu_s=round(postgres.used_s["postgres"], 1))
+        return used._replace(postgres_cpu_s=round(postgres.used_s["postgres"], 2))
 
     @property
     def staff(self) -> Staff:

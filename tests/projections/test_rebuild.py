@@ -95,6 +95,7 @@ def test_the_report_says_what_was_done(datastore: Datastore, history: History) -
     over = sum(campaign.state == "closed" for campaign in history.campaigns.values())
     assert report.rows == {"coupon": len(history.coupons), "draw": over}
     assert report.events_per_s > 0
+    assert report.cpu_s > 0
     assert report.peak_memory_bytes > 1 << 20
     assert msgspec.json.decode(msgspec.json.encode(report))["projection"] == "wallets"
     total = len(history.events)
