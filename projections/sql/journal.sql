@@ -67,10 +67,11 @@ CREATE UNLOGGED TABLE aside (
 DROP TABLE aside;
 
 -- name: indexes
--- Postings by position, and by each of their accounts in order of position.
+-- Postings by position, and by each of their accounts in order of position. Those of accounts begin
+-- with what tells them apart: a book's name in front, alike in all rows, doubles the time of sorting.
 ALTER TABLE account ADD CONSTRAINT account_key PRIMARY KEY (book, no);
-CREATE UNIQUE INDEX account_by_name ON account (book, account, currency);
-CREATE INDEX account_of_kind ON account (book, kind, no);
+CREATE UNIQUE INDEX account_by_name ON account (account, currency, book);
+CREATE INDEX account_of_kind ON account (kind, no, book);
 ALTER TABLE posting ADD CONSTRAINT posting_key PRIMARY KEY (book, position, line);
 CREATE INDEX posting_debits ON posting (debit, book, position);
 CREATE INDEX posting_credits ON posting (credit, book, position);
