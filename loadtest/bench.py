@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import json
 import math
 import os
 import shlex
@@ -33,6 +32,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
 from loadtest import lineup, report
 from loadtest.contenders import Contender, Outcome
+from loadtest.rebuilding import rebuild_each
 from loadtest.report import Failure, Latency, Measurement, Report
 from loadtest.servers import POSTGRES_SETTINGS, PeakMemory
 
@@ -149,19 +149,13 @@ class Rebuilds:
 
     def run(self, tidebook: Tidebook) -> None:
         """Rebuild every read model from position 0 over the events that the claims made."""
-        known = json.loads(tidebook.command("project", "--lag", "--json"))
-        events, seconds = 0, 0.0
-        for name in dict.fromkeys(one["projection"] for one in known):
-            used = tidebook.measured("project", "--rebuild", name, "--json")
-            (done,) = json.loads(used.output)
-            self.rates[name].append(done["events_per_s"])
-            cpu_s = {"projections": done["cpu_s"], "postgres": used.postgres_cpu_s}
-            self.cpu_us[name].append(
-                {tree: one * 1e6 / done["events"] for tree, one in cpu_s.items()}
-            )
-            self.peak_bytes = max(self.peak_bytes, done["peak_memory_bytes"])
-            events, seconds = events + done["events"], seconds + done["seconds"]
-        self.rates["all"].append(events / seconds)
+        done = rebuild_each(tidebook)
+        for one in done:
+            self.rates[one.projection].append(one.events_per_s)
+            self.cpu_us[one.projection].append(one.cpu_us)
+            self.peak_bytes = max(self.peak_bytes, one.peak_memory_bytes)
+        events = sum(one.events for one in done)
+        self.rates["all"].append(events / sum(one.seconds for one in done))
 
     def measurements(self) -> list[Measurement]:
         """The runs, summed up."""

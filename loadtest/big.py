@@ -6,8 +6,8 @@ Fills one campaign (see `loadtest/filling.py`), then measures claims by turns: f
 database, from a new campaign in the full one, and from the campaign that is full itself. The crowd
 of a turn is new; each of the three gets the same requests. It reports the rates and their ratios,
 what a claim takes on disk with all indexes, what it writes to the log in steady state and right
-after a checkpoint, and peak memory. In the end `tidebook verify` judges the whole store.
-It must never report a rate of answers other than 201.
+after a checkpoint, peak memory, and how fast each read model is rebuilt. In the end `tidebook
+verify` judges the whole store. It must never report a rate of answers other than 201.
 """
 
 from __future__ import annotations
@@ -36,6 +36,7 @@ from loadtest.contenders import CREATED, CommandFailed, NotMeasurable, outcome_o
 from loadtest.filling import Mould, fill, read_model
 from loadtest.ours import BOOK, CLAIMS_PER_S_MAX, Tidebook
 from loadtest.people import tourists
+from loadtest.rebuilding import Rebuilt, rebuild_each
 from loadtest.servers import POSTGRES_SETTINGS, PeakMemory
 
 if TYPE_CHECKING:
@@ -97,7 +98,7 @@ class Result(msgspec.Struct):
     postgres: dict[str, str]
     coupons: int
     fill_s: float
-    rebuild_s: float | None
+    rebuilds: list[Rebuilt]
     disk_bytes_per_claim: dict[str, float]
     places: list[Place]
     findings: list[str] = []
@@ -149,16 +150,12 @@ class Big:
             empty = self._site(home / "empty", stack)
             full = self._site(home / "full", stack)
             campaign, fill_s = self._fill(full)
-            rebuild_s = self._rebuild(full) if options.projections else None
+            rebuilds = self._rebuild(full) if options.projections else []
             sizes = {
                 name: size / options.coupons for name, size in full.sizes(options.coupons).items()
             }
-            self._announce(empty, full)
-            self._turn(empty, full, campaign, WARM_UP_S, measured=False)
-            for turn in range(1, options.runs + 1):
-                self._console.print(f"Turn {turn} of {options.runs} …")
-                self._turn(empty, full, campaign, options.seconds, measured=True)
-            self._after_checkpoints(empty, full, campaign)
+            if options.runs:
+                self._claim(empty, full, campaign)
             findings = self._check(full, campaign)
         return Result(
             date=report.now(),
@@ -167,9 +164,9 @@ class Big:
             postgres=dict(POSTGRES_SETTINGS),
             coupons=options.coupons,
             fill_s=round(fill_s, 1),
-            rebuild_s=rebuild_s,
+            rebuilds=rebuilds,
             disk_bytes_per_claim={name: round(size, 1) for name, size in sizes.items()},
-            places=list(self._places.values()),
+            places=list(self._places.values()) if options.runs else [],
             findings=findings,
         )
 
@@ -197,10 +194,19 @@ class Big:
         self._console.print(f"… in {seconds:,.0f} s")
         return campaign, seconds
 
-    def _rebuild(self, site: Site) -> float:
+    def _rebuild(self, site: Site) -> list[Rebuilt]:
         self._console.print("Folding them into the projections …")
-        done = msgspec.json.decode(site.tidebook.command("project", "--rebuild", "--json"))
-        return float(sum(one["seconds"] for one in done))
+        return rebuild_each(site.tidebook)
+
+    def _claim(self, empty: Site, full: Site, campaign: str) -> None:
+        """Claim by turns in all places."""
+        options = self._options
+        self._announce(empty, full)
+        self._turn(empty, full, campaign, WARM_UP_S, measured=False)
+        for turn in range(1, options.runs + 1):
+            self._console.print(f"Turn {turn} of {options.runs} …")
+            self._turn(empty, full, campaign, options.seconds, measured=True)
+        self._after_checkpoints(empty, full, campaign)
 
     def _announce(self, *sites: Site) -> None:
         """Let a campaign be about to begin, as before every rush: the servers get ready for it."""
@@ -285,6 +291,22 @@ def _uuid(public_id: str) -> UUID:
 
 def show(result: Result, console: Console) -> None:
     """Print what was found."""
+    if result.places:
+        _show_claims(result, console)
+    if result.rebuilds:
+        _show_rebuilds(result.rebuilds, console)
+    disk = Table("table or index", "bytes/claim", title="on disk")
+    for name, size in result.disk_bytes_per_claim.items():
+        disk.add_row(name, f"{size:,.0f}")
+    disk.add_row("together", f"{sum(result.disk_bytes_per_claim.values()):,.0f}")
+    console.print(disk)
+    for finding in result.findings:
+        console.print(f"[red]✗[/red] {finding}", highlight=False)
+    if result.places:
+        _show_ratios(result.places, console)
+
+
+def _show_claims(result: Result, console: Console) -> None:
     rates = Table(title=f"claims beside {result.coupons:,} claimed coupons")
     columns = ("claims/s", "ratio", "p99 ms", "log B/claim", "after checkpoint", "CPU µs", "MiB")
     rates.add_column("where")
@@ -303,20 +325,32 @@ def show(result: Result, console: Console) -> None:
             f"{sum(place.peak_memory_bytes.values()) / 2**20:,.0f}",
         )
     console.print(rates)
-    disk = Table("table or index", "bytes/claim", title="on disk")
-    for name, size in result.disk_bytes_per_claim.items():
-        disk.add_row(name, f"{size:,.0f}")
-    disk.add_row("together", f"{sum(result.disk_bytes_per_claim.values()):,.0f}")
-    console.print(disk)
-    for finding in result.findings:
-        console.print(f"[red]✗[/red] {finding}", highlight=False)
-    full, empty = result.places[-1].claims_per_s, result.places[-2].claims_per_s
+
+
+def _show_rebuilds(rebuilds: Sequence[Rebuilt], console: Console) -> None:
+    table = Table("read model", title=f"rebuilds from {rebuilds[0].events:,} events")
+    for column in ("events/s", "our CPU µs", "database's", "events/s and core", "MiB"):
+        table.add_column(column, justify="right")
+    for one in rebuilds:
+        table.add_row(
+            one.projection.replace("_", " "),
+            f"{one.events_per_s:,.0f}",
+            f"{one.cpu_us['projections']:.1f}",
+            f"{one.cpu_us['postgres']:.1f}",
+            f"{one.events_per_core_s:,.0f}",
+            f"{one.peak_memory_bytes / 2**20:,.0f}",
+        )
+    console.print(table)
+
+
+def _show_ratios(places: Sequence[Place], console: Console) -> None:
+    full, empty = places[-1].claims_per_s, places[-2].claims_per_s
     ratio = statistics.median(one / other for one, other in zip(full, empty, strict=True))
     verdict = "met" if ratio >= TARGET else "missed"
     console.print(
         f"Full campaign: {ratio:.3f} of an empty one beside it; target {TARGET} {verdict}"
     )
-    ratio = statistics.median(result.places[-1].ratio)
+    ratio = statistics.median(places[-1].ratio)
     console.print(f"And {ratio:.3f} of an empty database")
 
 
@@ -342,7 +376,9 @@ def _parser() -> argparse.ArgumentParser:
         "million takes a few minutes and 3 GB of disk, twelve of them half an hour and 30 GB.",
     )
     parser.add_argument("--coupons", type=int, default=COUPONS, help="claimed before (1,000,000)")
-    parser.add_argument("--runs", type=int, default=5, help="runs in each place (default 5)")
+    parser.add_argument(
+        "--runs", type=int, default=5, help="in each place (default 5; 0: no claims)"
+    )
     parser.add_argument("--seconds", type=float, default=4.0, help="length of a run (default 4)")
     parser.add_argument("--people", type=int, default=60_000, help="a turn's crowd, at most")
     parser.add_argument("--workers", type=int, default=2, help="server processes (default 2)")

@@ -96,3 +96,8 @@ def test_a_filled_store_verifies_and_takes_claims(tmp_path: Path) -> None:
     assert full.wal_bytes[0] > 0
     assert full.wal_bytes_after_checkpoint is not None
     assert {"event", "event_pkey", "event_request", "coupon"} <= set(result.disk_bytes_per_claim)
+    journal = next(one for one in result.rebuilds if one.projection == "journal")
+    assert journal.events >= 500
+    assert set(journal.cpu_us) == {"projections", "postgres"}
+    assert journal.events_per_core_s == pytest.approx(1e6 / sum(journal.cpu_us.values()))
+    assert "rebuilds from" in done.stdout
