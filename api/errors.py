@@ -216,7 +216,7 @@ TABLE: Final[tuple[Trouble, ...]] = (
         "self_approval",
         403,
         "Somebody else must approve",
-        "Whoever proposed the funding cannot approve it, from whatever account.",
+        "Whoever proposed it cannot approve it, from whatever account.",
     ),
     Trouble(
         "unit_mismatch",
@@ -360,7 +360,7 @@ TABLE: Final[tuple[Trouble, ...]] = (
         "not_redeemed",
         409,
         "The coupon is not redeemed",
-        "Only a redemption can be refunded, and this coupon's `state` is another.",
+        "Only a redemption can be refunded or corrected, and this coupon's `state` is another.",
     ),
     Trouble(
         "order_mismatch",

@@ -679,3 +679,4 @@ ACCOUNT_STATEMENT: Final = {
     "items": [_LINE],
     "next": None,
 }
+OWN_STATEMENT: Final = ACCOUNT_STATEMENT | {"items": [_LINE | {"other": "holder"}]}

@@ -10,6 +10,9 @@ import msgspec
 from ledger.money import Money
 from projections.journal_reading import Account, KindTotal, Line
 
+HOLDER: Final = "holder"
+"""The kind of accounts whose names are persons."""
+
 
 class KindTotalView(msgspec.Struct, frozen=True):
     """What all accounts of a kind were debited and credited; debits minus credits."""
@@ -55,6 +58,7 @@ class LineView(msgspec.Struct, frozen=True):
     event: str
     stream: str
     other: str
+    """The account on the other side; a merchant is told the kind of a holder's, and not whose."""
     amount: Money
     balance: Money
 
@@ -86,6 +90,12 @@ def account_view(one: Account) -> AccountView:
     """Return an account."""
     balance = Money(one.balance_minor, one.currency)
     return AccountView(one.account, one.opened, one.opened_at, balance)
+
+
+def line_for_merchant(one: Line) -> LineView:
+    """Return a line of a merchant's statement, which does not say which person redeemed."""
+    kind, _, _ = one.other.partition(":")
+    return line_view(one._replace(other=kind) if kind == HOLDER else one)
 
 
 def line_view(one: Line) -> LineView:

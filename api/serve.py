@@ -22,7 +22,7 @@ from api.settings import Settings
 from api.workers import BACKLOG, Workers
 from ledger.safety import UnsafeDatabase
 
-WORKER: Final = (sys.executable, "-m", "api.worker")
+WORKER: Final = (sys.executable, "-P", "-m", "api.worker")
 
 
 class _NoStart(Exception):

@@ -158,6 +158,7 @@ class Coupon(msgspec.Struct, frozen=True, kw_only=True):
     """A coupon as its events made it; `merchant`, `order` and `redeemed_at` are of its last one.
 
     Where claims are drawn by lot, `claimed_at` is the instant of the entry: when it was asked for.
+    `held_since` is when the holder last got it: by the claim, the draw, or a refund.
     """
 
     id: UUID
@@ -172,6 +173,7 @@ class Coupon(msgspec.Struct, frozen=True, kw_only=True):
     valid_from: datetime
     valid_until: datetime
     claimed_at: datetime
+    held_since: datetime
     merchant: str | None = None
     order: str | None = None
     redeemed_at: datetime | None = None
@@ -198,6 +200,7 @@ class CouponFold:
                     valid_from=event.valid_from,
                     valid_until=event.valid_until,
                     claimed_at=event.at,
+                    held_since=event.at,
                 )
             case _ if state is None:
                 raise AssertionError(f"{event.TOPIC} is no coupon's first event")
@@ -211,7 +214,7 @@ class CouponFold:
                     redeemed_at=event.at,
                 )
             case CouponRefunded() | CouponClaimed():
-                return replace(state, version=version, state="held")
+                return replace(state, version=version, state="held", held_since=event.at)
             case CouponReclaimed():
                 return replace(state, version=version, state="reclaimed")
             case CouponExpired():

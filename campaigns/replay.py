@@ -7,6 +7,7 @@ are never asked: what is told here can be told of every position since the first
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections import defaultdict
 from collections.abc import Callable, Iterable
 from datetime import datetime
@@ -17,7 +18,7 @@ import msgspec
 
 from campaigns.accounting import postings_of
 from campaigns.campaign import CAMPAIGN_EVENTS, CAMPAIGN_FOLD, Campaign
-from campaigns.corrections.correction import CORRECTION_EVENTS
+from campaigns.corrections.correction import CORRECTION_EVENTS, correction_id
 from campaigns.coupon import (
     Coupon,
     CouponClaimed,
@@ -344,13 +345,44 @@ def fold_book(
 
 
 def coupon_life(history: History, coupon: UUID, until: int) -> Life[Coupon]:
-    """Return a coupon's steps up to a position; none when it was not claimed yet."""
-    return _life_of(Coupon, history.stream(coupon, until))
+    """Return a coupon's steps up to a position; none when it was not claimed yet.
+
+    Among them is what was corrected of its redemptions.
+    """
+    life = _life_of(Coupon, history.stream(coupon, until))
+    return _with_corrections(history, life, CouponRedeemed, until)
 
 
 def packet_life(history: History, packet: UUID, until: int) -> Life[Packet]:
-    """Return a packet's steps up to a position; none when it was not claimed yet."""
-    return _life_of(Packet, history.stream(packet, until))
+    """Return a packet's steps up to a position; none when it was not claimed yet.
+
+    Among them is what was corrected of its payments.
+    """
+    life = _life_of(Packet, history.stream(packet, until))
+    return _with_corrections(history, life, PacketPaid, until)
+
+
+def _with_corrections(history: History, life: Life[S], taking: type[Event], until: int) -> Life[S]:
+    """Return a holding's steps with the corrections of what was taken, which leave it as it is."""
+    of = [
+        correction_id(step.event.originator_id, step.event.originator_version)
+        for step in life
+        if isinstance(step.event, taking)
+    ]
+    corrections = history.streams(of, until) if of else {}
+    steps = [
+        *life,
+        *(
+            Step(one.position, one.event, _state_at(life, one.position), ())
+            for stream in corrections.values()
+            for one in stream
+        ),
+    ]
+    return sorted(steps, key=lambda step: step.position)
+
+
+def _state_at(life: Life[S], position: int) -> S:
+    return life[bisect_right(life, position, key=lambda step: step.position) - 1].state
 
 
 def group_life(history: History, group: UUID, until: int) -> Life[Group]:

@@ -327,8 +327,22 @@ def _steps(history: History, life: Life[Any]) -> list[dict[str, Any]]:
                 for one in step.transfers
             ],
         }
+        | _corrected(step.event)
         for step in life
     ]
+
+
+def _corrected(event: Any) -> dict[str, Any]:
+    """Return what a correction says of what was taken: both of its times, and why."""
+    from campaigns.corrections.correction import CORRECTION_EVENTS
+
+    if not isinstance(event, CORRECTION_EVENTS):
+        return {}
+    fields = _fields(event)
+    return {"corrected": {name: fields[name] for name in _OF_CORRECTIONS}}
+
+
+_OF_CORRECTIONS: Final = ("order", "recorded_at", "effective_at", "reason")
 
 
 def _versions(history: History, life: Life[Any]) -> list[int]:
@@ -366,7 +380,10 @@ def _print_life(document: dict[str, Any], kind: str, absent: str) -> None:
 def _cells(step: dict[str, Any]) -> tuple[str, ...]:
     """Return the cells of a step: of people and operators the first digits are enough here."""
     actor = step["actor"] if len(step["actor"]) <= _SHORT else f"{step['actor'][:8]}…"
-    moved = (f"{_money(one['amount'])} {one['from']} → {one['to']}" for one in step["moved"])
+    told = [f"{_money(one['amount'])} {one['from']} → {one['to']}" for one in step["moved"]]
+    if "corrected" in step:
+        counts = _instant(step["corrected"]["effective_at"])
+        told = [f"none: order {step['corrected']['order']} to count for {counts}"]
     return (
         f"{step['position']:,}",
         _instant(step["at"]),
@@ -374,7 +391,7 @@ def _cells(step: dict[str, Any]) -> tuple[str, ...]:
         f"{step['by']} {actor}",
         str(step["campaign_version"]),
         step["state"],
-        "; ".join(moved),
+        "; ".join(told),
     )
 
 

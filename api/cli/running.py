@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from api.settings import Settings
     from api.supervisor import Child
 
-PROGRAM: Final = (sys.executable, "-m", "api.cli")
+PROGRAM: Final = (sys.executable, "-P", "-m", "api.cli")
 
 WITNESS_HOST: Final = "127.0.0.1"
 HEALTH_TIMEOUT_S: Final = 1.0

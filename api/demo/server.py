@@ -37,7 +37,7 @@ HOST: Final = "127.0.0.1"
 REBUILD_S: Final = 300.0
 """A home that an older version made has its read models rebuilt: a quarter million events."""
 
-_PROGRAM: Final = (sys.executable, "-m", "api.cli")
+_PROGRAM: Final = (sys.executable, "-P", "-m", "api.cli")
 _NO_LIMIT: Final = "0"
 
 

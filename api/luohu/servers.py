@@ -25,7 +25,7 @@ from projections import migrations as projection_migrations
 REBUILD_S: Final = 600.0
 """A home that an older version made has its read models rebuilt."""
 
-_PROGRAM: Final = (sys.executable, "-m", "api.cli")
+_PROGRAM: Final = (sys.executable, "-P", "-m", "api.cli")
 
 
 class Done(NamedTuple):

@@ -6,6 +6,7 @@ Operators and auditors see every account of a book, a merchant its own.
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Annotated, Any, Final
 
@@ -19,8 +20,10 @@ from api.errors import RETRY_SOON, Problem, not_found
 from api.journalviews import (
     AccountPage,
     AccountStatementView,
+    LineView,
     TrialBalanceView,
     account_view,
+    line_for_merchant,
     line_view,
     total_view,
 )
@@ -196,13 +199,17 @@ async def get_statement_of_account(
     "/v1/merchant/statement",
     summary="Read one's own statement",
     operation_id="get_own_statement",
-    **read_docs(AccountStatementView, examples.ACCOUNT_STATEMENT, "not_found", "invalid_query"),
+    **read_docs(AccountStatementView, examples.OWN_STATEMENT, "not_found", "invalid_query"),
 )
 async def get_own_statement(
     request: Request, caller: Merchant, query: Annotated[OwnStatementQuery, Query()]
 ) -> Response:
-    """Every line of the account of the caller's merchant. For merchants."""
-    return await _statement(request, _known(request, query.book), _own(caller), query)
+    """Every line of the account of the caller's merchant. For merchants.
+
+    Which person redeemed is not in it: the other side of a line is `holder`, or a packet.
+    """
+    book = _known(request, query.book)
+    return await _statement(request, book, _own(caller), query, line_for_merchant)
 
 
 def _own(caller: Caller) -> str:
@@ -210,7 +217,13 @@ def _own(caller: Caller) -> str:
     return merchant_account(caller.merchant)
 
 
-async def _statement(request: Request, book: str, account: str, query: StatementQuery) -> Response:
+async def _statement(
+    request: Request,
+    book: str,
+    account: str,
+    query: StatementQuery,
+    told: Callable[[reading.Line], LineView] = line_view,
+) -> Response:
     cursor_ = read_cursor(query.after, reading.LineCursor)
     unit = query.currency
 
@@ -228,7 +241,7 @@ async def _statement(request: Request, book: str, account: str, query: Statement
         page = page_of(
             rows,
             query.limit,
-            line_view,
+            told,
             lambda one: reading.LineCursor(book, one.position, one.line, unit, after.until),
         )
         return AccountStatementView(book, account, after.until, *page)

@@ -62,7 +62,7 @@ def _redemption(coupon: Coupon) -> Taking:
         coupon.person,
         coupon.merchant,
         coupon.order,
-        max(coupon.claimed_at, coupon.valid_from),
+        max(coupon.held_since, coupon.valid_from),
         coupon.redeemed_at,
     )
 

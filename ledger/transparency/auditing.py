@@ -7,14 +7,15 @@ position, the tile or the size; nothing is raised and nothing is repaired here.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Final
+from typing import Any, Final
 
 from ledger.datastore import Datastore
 from ledger.history import Entry
 from ledger.merkle import HASH_BYTES, CompactRange, leaf_hash
 from ledger.transparency import store
 from ledger.transparency.checkpoints import Checkpoint, parse_checkpoint
-from ledger.transparency.leaves import encode_entry
+from ledger.transparency.flips import find_flip, is_one_byte
+from ledger.transparency.leaves import copy_entries, decode_entry, encode_entry
 from ledger.transparency.notes import BadSignature, Untrusted, Verifier, verified
 from ledger.transparency.store import Signed
 from ledger.transparency.texts import Malformed
@@ -33,6 +34,8 @@ LOG_CODES: Final[dict[str, str]] = {
 
 _PAGE_LEAVES: Final = 16 * TILE_WIDTH
 _PAGE_CHECKPOINTS: Final = 1_000
+_SEARCHED_MAX: Final = 8
+"""Events whose changed byte is searched for: where more are changed, it was no single byte."""
 _FULL_BYTES: Final = TILE_WIDTH * HASH_BYTES
 
 _CHECKPOINTS: Final = """
@@ -64,6 +67,7 @@ class LogAudit:
         self._tiles = TileBuilder()
         self._tree = CompactRange()
         self._leaves: list[bytes] = []
+        self._searched = 0
         self._differing: set[tuple[int, int]] = set()
         self._checkpoints = self._signed_in_order()
         self._next = next(self._checkpoints, None)
@@ -108,9 +112,9 @@ class LogAudit:
                 if last or len(ours) == _FULL_BYTES:
                     curs.execute(_TILE, (self._book, level, number))
                     row = curs.fetchone()
-                    self._compare(level, number, ours, bytes(row[0]) if row else b"")
+                    self._compare(curs, level, number, ours, bytes(row[0]) if row else b"")
 
-    def _compare(self, level: int, number: int, ours: bytes, stored: bytes) -> None:
+    def _compare(self, curs: Any, level: int, number: int, ours: bytes, stored: bytes) -> None:
         if stored[: len(ours)] == ours:
             return
         for at in range(0, len(ours), HASH_BYTES):
@@ -122,11 +126,25 @@ class LogAudit:
             if (level - 1, place) in self._differing:
                 continue  # it follows from what was found below
             if level == 0:
-                where = f"{self._book}:{place + 1}"
-                self._add("leaf_differs", where, found.hex() or "none", expected.hex())
+                self.findings.append(self._leaf(curs, place + 1, found, expected))
             else:
                 where = f"{self._book} tile {level}/{number}"
                 self._add("tile_differs", where, expected.hex(), found.hex() or "none")
+
+    def _leaf(self, curs: Any, position: int, logged: bytes, made: bytes) -> Finding:
+        """Return the finding of an event that is not its leaf, with the field of a single byte."""
+        where, expected, found = f"{self._book}:{position}", logged.hex() or "none", made.hex()
+        rows = copy_entries(curs, self._book, position - 1, position)
+        if rows:
+            where += f" stream {decode_entry(rows[0].entry).stream}"
+        if is_one_byte(logged, made):
+            where += " field leaf"
+        elif rows and logged and self._searched < _SEARCHED_MAX:
+            self._searched += 1
+            flip = find_flip(rows[0].entry, logged)
+            if flip is not None:
+                where, expected, found = f"{where} field {flip.field}", flip.signed, flip.stored
+        return Finding("leaf_differs", where, expected, found)
 
     # --- what was signed ----------------------------------------------------------------------
 

@@ -56,6 +56,7 @@ def test_a_redemption_is_corrected_by_two_operators(app: App) -> None:
         app.post(f"{address}/approval", approval, token=one),
         app.post(f"{address}/approval", another, token=two),
     ) == [(403, "self_approval"), (409, "correction_changed")]
+    assert "funding" not in app.post(f"{address}/approval", approval, token=one).json()["detail"]
     seen = app.get(address, token=app.token("auditor")).json()
     assert seen == proposed.json()
     approved = app.post(f"{address}/approval", approval, token=two)

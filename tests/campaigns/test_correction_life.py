@@ -111,7 +111,7 @@ def _plant_refunded_is_corrected(patch: pytest.MonkeyPatch) -> None:
 
     def once_redeemed(holding: Any, bill: Any) -> Any:
         if isinstance(holding, Coupon) and holding.redeemed_at is not None:
-            holding = replace(holding, state="redeemed")
+            holding = replace(holding, state="redeemed", held_since=holding.claimed_at)
         return stood(holding, bill)
 
     patch.setattr(commands, "taking_of", once_redeemed)

@@ -34,6 +34,7 @@ from ledger.datastore import Datastore
 from ledger.events import Actor
 from ledger.history import History
 from ledger.money import Money
+from tests.campaigns.test_lottery import EVENING, draw_all, lottery
 from tests.campaigns.test_reexecution import again
 from tests.support.desk import ALICE, BOB, NOON, Desk, person, terms_of
 
@@ -251,6 +252,31 @@ def test_every_refusal_of_a_correction_can_be_earned(desk: Corrections) -> None:
     found["propose_correction"].insert(1, desk.propose(coupon).code)
     found["approve_correction"].insert(1, desk.approve(coupon).code)
     assert found == {name: list(PRECEDENCE[name]) for name in found}
+
+
+def test_what_was_in_use_cannot_have_been_taken_for_another_order(desk: Corrections) -> None:
+    """A coupon that came back counts for no instant before the refund that gave it back."""
+    coupon = desk.redeemed()
+    assert desk.refund(coupon).code == "refunded"
+    assert desk.redeem(coupon, "o-2", LATER + timedelta(hours=2)).code == "redeemed"
+    for in_use in (HAPPENED, REPORTED, LATER - timedelta(microseconds=1)):
+        assert desk.propose(coupon, effective_at=in_use).code == "effective_too_early"
+    assert desk.propose(coupon, effective_at=LATER).code == "correction_proposed"
+    assert desk.problems() == []
+
+
+def test_what_was_won_cannot_have_been_taken_before_the_draw(desk: Corrections) -> None:
+    """Whoever entered a lottery does not hold the coupon yet."""
+    campaign = lottery(desk, quota=1, people=1)
+    coupon = coupon_id(campaign, person(1), 1)
+    assert [step.code for step in draw_all(desk)] == ["intake_closed", "drawn", "given"]
+    later = EVENING + timedelta(hours=1)
+    assert desk.redeem(coupon, "o-1", later).code == "redeemed"
+    command = ProposeCorrection(desk.book, coupon, None, EVENING - timedelta(seconds=1), "late")
+    assert desk.send(command, ALICE, at=later).code == "effective_too_early"
+    command = ProposeCorrection(desk.book, coupon, None, EVENING, "late")
+    assert desk.send(command, ALICE, at=later).code == "correction_proposed"
+    assert desk.problems() == []
 
 
 def _race(desk: Corrections, coupon: UUID) -> list[str]:

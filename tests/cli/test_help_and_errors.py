@@ -11,7 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from api.cli import main
+from api import serve
+from api.cli import main, running
 from ledger.datastore import Datastore
 from tests.cli.conftest import Tidebook
 from tests.conftest import Databases
@@ -79,6 +80,21 @@ def test_help_lists_every_command(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["--help"]) == 0
     shown = capsys.readouterr().out
     assert re.findall(r"^│ ([a-z-]+) +[A-Z]", shown, re.MULTILINE) == COMMANDS
+
+
+@pytest.mark.parametrize("argv", [running.PROGRAM, serve.WORKER], ids=["command", "worker"])
+def test_a_process_takes_no_module_from_the_folder_that_it_is_started_in(
+    argv: tuple[str, ...], tmp_path: Path
+) -> None:
+    """Many a folder has an `api`: it is not run, and it is in nobody's way."""
+    for name in ("api", "ledger", "campaigns"):
+        (tmp_path / f"{name}.py").write_text("raise SystemExit('the folder was looked into')")
+    done = subprocess.run(
+        [*argv, "--help"], cwd=tmp_path, capture_output=True, text=True, check=False, timeout=60
+    )
+    assert "the folder was looked into" not in done.stderr
+    assert "No module named" not in done.stderr
+    assert done.returncode == 0 or argv is serve.WORKER
 
 
 @pytest.mark.parametrize("command", COMMANDS)

@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
-import subprocess
-import sys
-from collections import defaultdict
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
@@ -16,11 +12,17 @@ from beancount.core.data import Balance, Open, Transaction
 from pyarrow import compute, parquet
 
 from ledger.datastore import Datastore
-from projections.journal_export import from_beancount_name, from_hledger_name
 from projections.journal_reading import all_accounts, all_postings
 from tests.cli.conftest import Tidebook
 from tests.projections.helpers import catch_up
 from tests.support.desk import NOON
+from tests.support.ledgertools import (
+    bean_check,
+    beancount_balances,
+    hledger_balances,
+    hledger_check,
+    needs_hledger,
+)
 from tests.support.story import Story
 
 
@@ -135,15 +137,9 @@ def test_beancount_accepts_the_journal(
     assert bean_check(path) == (0, "")
     entries, errors, _ = loader.load_file(str(path))
     assert not errors
-    sums: defaultdict[str, Decimal] = defaultdict(Decimal)
     transactions = [one for one in entries if isinstance(one, Transaction)]
-    for transaction in transactions:
-        for posting in transaction.postings:
-            assert posting.units is not None
-            assert posting.units.number is not None
-            sums[from_beancount_name(posting.account)] += posting.units.number
     ours = balances_of(datastore)
-    assert {account: int(100 * amount) for account, amount in sums.items()} == ours
+    assert beancount_balances(path) == ours
     asserted = [one for one in entries if isinstance(one, Balance)]
     assert len(asserted) == sum(isinstance(one, Open) for one in entries) == len(ours)
     postings = list(all_postings(datastore, "main", 10**9))
@@ -151,13 +147,6 @@ def test_beancount_accepts_the_journal(
         {one.position for one in postings}
     )
     assert {one.meta["topic"] for one in transactions} == {one.topic for one in postings}
-
-
-def bean_check(path: Path) -> tuple[int, str]:
-    """How beancount's own command ends, and what it says."""
-    command = [str(Path(sys.executable).with_name("bean-check")), "--no-cache", str(path)]
-    done = subprocess.run(command, check=False, capture_output=True, text=True, timeout=60)
-    return done.returncode, done.stdout + done.stderr
 
 
 def test_beancount_finds_one_minor_unit(tidebook: Tidebook, told: Story, tmp_path: Path) -> None:
@@ -178,26 +167,30 @@ def test_beancount_finds_one_minor_unit(tidebook: Tidebook, told: Story, tmp_pat
     assert all("Balance failed" in error.message for error in errors)
 
 
-@pytest.mark.skipif(shutil.which("hledger") is None, reason="hledger is not installed")
+@needs_hledger
 def test_hledger_accepts_the_journal(
     tidebook: Tidebook, told: Story, datastore: Datastore, tmp_path: Path
 ) -> None:
     """Its strict check passes, and its balances are ours."""
     path = tmp_path / "main.journal"
     assert tidebook("journal", "export", "--format", "hledger", "--to", path).status == 0
-    subprocess.run(["hledger", "-f", path, "check", "--strict"], check=True, timeout=60)
-    report = subprocess.run(
-        ["hledger", "-f", path, "balance", "--flat", "-E", "-N", "--format", "%(account) %(total)"],
-        check=True,
-        capture_output=True,
-        text=True,
-        timeout=60,
-    )
-    found = {}
-    for line in report.stdout.splitlines():
-        name, amount, *_ = line.split()  # zero has no unit
-        found[from_hledger_name(name)] = int(100 * Decimal(amount))
-    assert found == balances_of(datastore)
+    assert hledger_check(path) == (0, "")
+    assert hledger_balances(path) == balances_of(datastore)
+
+
+@needs_hledger
+def test_hledger_finds_one_minor_unit(tidebook: Tidebook, told: Story, tmp_path: Path) -> None:
+    """A file with one fen less at one place is refused: the balances at the end are exact."""
+    lines = tidebook("journal", "export", "--format", "hledger").out.splitlines()
+    where = next(i for i, line in enumerate(lines) if line.startswith("  assets:merchant:"))
+    for place, change in ((where, Decimal("-0.01")), (where + 1, Decimal("0.01"))):
+        amount = lines[place].split()[1]
+        lines[place] = lines[place].replace(amount, str(Decimal(amount) + change))
+    path = tmp_path / "wrong.journal"
+    path.write_text("\n".join(lines) + "\n")
+    status, said = hledger_check(path)
+    assert status == 1
+    assert "balance assertion" in said
 
 
 def test_the_journal_as_parquet(

@@ -7,13 +7,17 @@ from datetime import timedelta
 
 import pytest
 
+from campaigns.commands import RedeemCoupon
+from campaigns.corrections.commands import ApproveCorrection, ProposeCorrection
+from campaigns.coupon import coupon_id
 from ledger.books import Book, PublicId
 from ledger.datastore import Datastore
+from ledger.money import Money
 from tests.cli.conftest import Tidebook
 from tests.draws import stories as draws
-from tests.support.desk import NOON, Desk, person
+from tests.support.desk import ALICE, BOB, NOON, Desk, person
 from tests.support.groups import GroupDesk
-from tests.support.story import AFTER_VALIDITY, Story
+from tests.support.story import AFTER_VALIDITY, CAFE, Story
 
 
 def coupon(story_coupon: object) -> str:
@@ -67,6 +71,40 @@ def test_at_an_instant_after_all_events_up_to_it(tidebook: Tidebook, desk: Desk)
         tidebook("replay", "--until", "2026-05-01T20:00:00+08:00", "--json").document["position"]
         == late
     )
+
+
+def test_a_life_shows_what_was_corrected_of_it(tidebook: Tidebook, desk: Desk) -> None:
+    """Both times of a redemption, by whom, at which position; and nothing of it before."""
+    campaign = desk.opened()
+    assert desk.claim(campaign, person(1)).code == "claimed"
+    used = coupon_id(campaign, person(1), 1)
+    name, later = coupon(used), NOON + timedelta(hours=2)
+    order = RedeemCoupon(desk.book, used, "cafe", None, "o-6", Money(9_000, "CNY"))
+    assert desk.send(order, CAFE, at=later).code == "redeemed"
+    taken = tidebook("replay", "--coupon", name, "--json").document["life"][-1]
+    ask = ProposeCorrection(desk.book, used, None, NOON, "offline")
+    assert desk.send(ask, ALICE, at=later).code == "correction_proposed"
+    agree = ApproveCorrection(desk.book, used, None, NOON)
+    assert desk.send(agree, BOB, at=later).code == "corrected"
+    document = tidebook("replay", "--coupon", name, "--json").document
+    assert taken in document["life"]
+    *_, proposed, approved = document["life"]
+    assert [one["event"] for one in (proposed, approved)] == [
+        "correction.proposed",
+        "correction.approved",
+    ]
+    assert approved["state"] == document["state"]["state"] == "redeemed"
+    assert approved["moved"] == []
+    assert approved["corrected"] == {
+        "order": "o-6",
+        "recorded_at": "2026-05-01T14:00:00Z",
+        "effective_at": "2026-05-01T12:00:00Z",
+        "reason": "offline",
+    }
+    said = tidebook("replay", "--coupon", name).out
+    assert "order o-6 to count for" in " ".join(said.split())
+    before = tidebook("replay", "--coupon", name, "--until", proposed["position"] - 1, "--json")
+    assert "correction.proposed" not in before.out
 
 
 @pytest.mark.usefixtures("story")

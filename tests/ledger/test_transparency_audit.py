@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from uuid import UUID
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -69,16 +71,27 @@ def damage(url: str, statement: str) -> None:
         curs.execute(statement)
 
 
+def stream_of(position: int) -> UUID:
+    """The stream of the event at a position."""
+    return UUID(hashlib.md5(str(position).encode()).hexdigest())
+
+
 FLIP = "{0} = set_byte({0}, {1}, get_byte({0}, {1}) # 1)"
 SIZES = [("root_differs", "main at size 300"), ("root_differs", "main at size 700")]
 CASES: list[tuple[Callable[[str], None], list[tuple[str, str]]]] = [
-    (lambda url: flip(url, 123), [*SIZES, ("leaf_differs", "main:123")]),
-    (lambda url: flip(url, 699), [SIZES[1], ("leaf_differs", "main:699")]),
+    (
+        lambda url: flip(url, 123),
+        [*SIZES, ("leaf_differs", f"main:123 stream {stream_of(123)} field state.n")],
+    ),
+    (
+        lambda url: flip(url, 699),
+        [SIZES[1], ("leaf_differs", f"main:699 stream {stream_of(699)} field state.n")],
+    ),
     (
         lambda url: damage(
             url, f"UPDATE log_tile SET {FLIP.format('hashes', 64)} WHERE level = 0 AND number = 1"
         ),
-        [("leaf_differs", "main:259")],
+        [("leaf_differs", f"main:259 stream {stream_of(259)} field leaf")],
     ),
     (
         lambda url: damage(url, f"UPDATE log_tile SET {FLIP.format('hashes', 0)} WHERE level = 1"),
