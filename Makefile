@@ -21,7 +21,7 @@ ARGS ?=
 FUZZ_EXAMPLES ?= 2000
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run demo test test-fast lint format bench bench-big bench-draw bench-export fuzz profile load lottery curves reference lock clean
+.PHONY: help setup run demo test test-fast lint format bench bench-big bench-recovery bench-draw bench-export fuzz profile load lottery curves reference lock clean
 
 help: ## List these targets
 	@echo "Tidebook: an event-sourced ledger for coupons. Targets:"
@@ -66,6 +66,9 @@ profile: $(VENV)/.dev ## Run a rush under py-spy and say where the server's time
 
 bench-big: $(VENV)/.dev ## Claim from a campaign of a million coupons (ARGS="--coupons 12000000")
 	$(BIN)/python -m loadtest.big $(ARGS)
+
+bench-recovery: $(VENV)/.dev ## Kill PostgreSQL in a rush five times and say when claims go on
+	$(BIN)/python -m loadtest.recovery $(ARGS)
 
 bench-draw: $(VENV)/.dev ## Draw 100,000 of a frozen list of 33 million (ARGS="--verify": and check it)
 	$(BIN)/python -m campaigns.draws.measuring $(ARGS)

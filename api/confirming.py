@@ -11,11 +11,12 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import Any, Final
 from uuid import UUID
 
-from campaigns.admission import Standing
+from campaigns.admission import Standing, to_other_holder
 from campaigns.campaign import Campaign
 from campaigns.coupon import coupon_hex
 from campaigns.gate import UNSURE, Knock, PoolKey, Refusable, Verdict, Word, tell
@@ -143,10 +144,43 @@ class Confirmer:
             self._look_soon()
 
     def _tell(self, batch: Sequence[Refusable], words: list[Word]) -> None:
-        tally = self._tally
+        for verdict, times in Counter([word.verdict for word in words]).items():
+            self._tally[verdict] += times
         for refusable, word in zip(batch, words, strict=True):
-            tally[word.verdict] += 1
             tell(refusable.heard, word)
+
+
+class _Pool:
+    """A pool that an inquiry is about, as known when the look began, and then as seen."""
+
+    __slots__ = ("_to_holder", "_to_others", "campaign", "key", "limit", "standing")
+
+    def __init__(self, key: PoolKey, campaign: Campaign | None) -> None:
+        self.key = key
+        self.campaign = campaign
+        self.limit = 0 if campaign is None else campaign.terms.per_person_limit
+        self.standing: Standing | None = None
+        """None when the campaign has gone on since."""
+        self._to_others: tuple[Word | None] | None = None
+        self._to_holder: tuple[Word | None] | None = None
+        """What was said first: to others in the same case it is the same."""
+
+    def word(self, knock: Knock, last_coupon: str, *, has_all: bool) -> Word | None:
+        """Return the refusal that holds for somebody; None when the writer must decide."""
+        assert self.standing is not None
+        if not has_all:
+            if self._to_others is None:
+                self._to_others = (self.standing.word(knock, has_all=False),)
+            return self._to_others[0]
+        if self._to_holder is None:
+            self._to_holder = (self.standing.word(knock, has_all=True),)
+        first = self._to_holder[0]
+        return None if first is None else to_other_holder(first, last_coupon)
+
+    @property
+    def said_to_others(self) -> bool:
+        """Whether somebody who has less than all was told the word that is the same for all."""
+        return self._to_others is not None
 
 
 class _Inquiry:
@@ -158,57 +192,47 @@ class _Inquiry:
         self.asked: list[Asked] = []
         self.doubts: set[PoolKey] = set()
         self.lessons: list[tuple[Knock, Verdict]] = []
-        self._campaigns: list[Campaign | None] = []
-        """Of each pool, as known when the look began."""
-        self._pool_of: list[int] = []
+        self._pools: dict[PoolKey, _Pool] = {}
+        self._pool_of: list[_Pool] = []
         """Of each of the batch."""
-        numbers: dict[tuple[int, str], int] = {}
+        pool: _Pool | None = None
         for refusable in batch:
             knock = refusable.knock
-            pool = numbers.get((knock.campaign.int, knock.pool))
-            if pool is None:
-                pool = numbers[knock.campaign.int, knock.pool] = len(self.pools)
-                self.pools.append((knock.campaign, knock.pool))
-                self._campaigns.append(known(knock.campaign))
+            campaign = knock.campaign
+            if pool is None or pool.key[0] is not campaign or pool.key[1] != knock.pool:
+                key = campaign, knock.pool
+                pool = self._pools.get(key)
+                if pool is None:
+                    pool = self._pools[key] = _Pool(key, known(campaign))
+                    self.pools.append(key)
             self._pool_of.append(pool)
-            campaign = self._campaigns[pool]
-            if campaign is not None:
+            if pool.campaign is not None:
                 # Coupons are taken in order: who has the last one has all.
-                last = campaign.terms.per_person_limit
-                stream = coupon_hex(knock.campaign.bytes, knock.person, last)
+                stream = coupon_hex(campaign.bytes, knock.person, pool.limit)
                 self.asked.append(Asked(knock.request, knock.scope, knock.key, stream))
 
     def words(self, seen: Glance) -> list[Word]:
         """Return the word for each of the batch, as of the moment of the look."""
-        standings = [
-            _standing(campaign, seen, number) for number, campaign in enumerate(self._campaigns)
-        ]
-        self.doubts.update(
-            pool for pool, found in zip(self.pools, standings, strict=True) if found is None
-        )
+        for number, pool in enumerate(self._pools.values()):
+            pool.standing = _standing(pool.campaign, seen, number)
+            if pool.standing is None:
+                self.doubts.add(pool.key)
         words: list[Word] = []
-        to_all: dict[int, Word | None] = {}
-        marks = zip(seen.answered, seen.existing, strict=True)
+        marks = zip(self.asked, seen.answered, seen.existing, strict=True)
         for refusable, pool in zip(self.batch, self._pool_of, strict=True):
-            knock = refusable.knock
-            if self._campaigns[pool] is None:
+            if pool.campaign is None:
                 words.append(UNSURE)
                 continue
-            (answered, has_all), standing = next(marks), standings[pool]
-            if answered or standing is None:
-                word = None
-            elif has_all:
-                word = standing.word(knock, has_all=True)
-                if word is not None:
-                    self.lessons.append((knock, word.verdict))
-            elif pool in to_all:
-                word = to_all[pool]  # whoever has less than all is told the same
-            else:
-                word = to_all[pool] = standing.word(knock, has_all=False)
-                if word is not None:
+            asked, answered, has_all = next(marks)
+            knock, word = refusable.knock, None
+            if not answered and pool.standing is not None:
+                is_new = not pool.said_to_others
+                word = pool.word(knock, asked.stream, has_all=has_all)
+                # A holder who was foreseen is known as one.
+                if word is not None and (refusable.word.code is not None if has_all else is_new):
                     self.lessons.append((knock, word.verdict))
             if word is None and not answered:
-                self.doubts.add(self.pools[pool])
+                self.doubts.add(pool.key)
                 self.lessons.append((knock, Verdict.UNSURE))
             words.append(word or UNSURE)
         return words

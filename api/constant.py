@@ -17,7 +17,7 @@ from collections.abc import Awaitable, Callable
 from typing import Any, Final
 
 from api.plain import LaneCall
-from api.protocol import Traffic
+from api.protocol import Send, Traffic
 from api.worker import Inherited, work
 from api.workers import BACKLOG, Workers
 
@@ -34,7 +34,8 @@ HEADERS: Final = (
     (b"tidebook-position", b"main:1000000"),
 )
 _HEAD: Final = b"".join(b"%s: %s\r\n" % header for header in HEADERS)
-ANSWER: Final = b"HTTP/1.1 201 Created\r\n" + _HEAD + b"\r\n" + BODY
+LINE: Final = b"HTTP/1.1 201 Created\r\n"
+ANSWER: Final = _HEAD + b"\r\n" + BODY
 
 DRAIN_S: Final = 0.5
 
@@ -44,9 +45,9 @@ Message = dict[str, Any]
 class Constant:
     """The lane, and an application for whatever is no plain call; both answer alike."""
 
-    def take(self, _call: LaneCall, send: Callable[[bytes], None]) -> bool:
+    def take(self, _call: LaneCall, send: Send) -> bool:
         """Answer."""
-        send(ANSWER)
+        send(LINE, ANSWER)
         return True
 
     async def __call__(

@@ -10,7 +10,6 @@ effect, and the ordinary way finds the words. Nothing may be decided here.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
 from http import HTTPStatus
 from time import perf_counter
 from typing import Any, Final, NamedTuple
@@ -25,6 +24,7 @@ from api.exchange import NO_STORE, SECURITY_HEADERS, Reply, address_of, internal
 from api.logs import access_kind, fault, request_id
 from api.passage import NO_POSITION, Passage
 from api.plain import LaneCall
+from api.protocol import Send
 from api.routes.campaigns import CLAIM
 from api.routes.coupons import REDEEM
 from api.service import Service
@@ -36,6 +36,8 @@ _ONCE: Final[frozenset[bytes]] = frozenset()
 """A plain call has no header twice."""
 
 _COMMON: Final = b"".join(b"%b: %b\r\n" % header for header in (NO_STORE, *SECURITY_HEADERS))
+_HAS_ALL: Final = frozenset({"already_claimed", "limit_reached"})
+"""Whoever is told so presses on: most of them do it again and again."""
 _SAMPLE: Final = 424_242_424_242
 """Stands for the position while a form is made."""
 
@@ -46,15 +48,37 @@ STOPS_MAX: Final = 4_096
 class _Form(NamedTuple):
     """What all answers of one kind have in common."""
 
-    head: bytes
-    """With places for position, length and request id; without the first when there is none."""
+    line: bytes
+    before: bytes
+    """Up to the request id, with places for position and length; without the first when there is
+    none."""
+    after: bytes
+    """From the request id to the body."""
     status: int
     log: bytes
     tally: metrics.Tally
 
 
-Forms = dict[tuple[str, bool, bool, Book], _Form]
-"""By code, whether replayed, whether with a position, and book."""
+class _Told(NamedTuple):
+    """An answer that many get, in one piece but for the request id."""
+
+    form: _Form
+    before: bytes
+    after: bytes
+
+
+class _Forms:
+    """The forms of the answers of one kind of write."""
+
+    __slots__ = ("answer", "by_kind", "told")
+
+    def __init__(self) -> None:
+        self.by_kind: dict[tuple[str, bool, bool, Book], _Form] = {}
+        """By code, whether replayed, whether with a position, and book."""
+        self.answer: Answer | None = None
+        """The latest: in a rush the next one is often the same."""
+        self.told: _Told | None = None
+        """The latest answer, once it was given twice."""
 
 
 class _Stop(NamedTuple):
@@ -63,7 +87,7 @@ class _Stop(NamedTuple):
     write: Write[Any]
     target: str
     path: str
-    forms: Forms
+    forms: _Forms
 
 
 class _Kind(NamedTuple):
@@ -74,13 +98,13 @@ class _Kind(NamedTuple):
     end: bytes
     keep: bool
     """Whether few addresses are called many times."""
-    forms: Forms
+    forms: _Forms
 
     @classmethod
     def of(cls, write: Write[Any], *, keep: bool) -> _Kind:
         """Return the kind for a write whose address names one thing."""
         start, _, rest = write.route.partition("{")
-        return cls(write, start.encode(), rest.partition("}")[2].encode(), keep, {})
+        return cls(write, start.encode(), rest.partition("}")[2].encode(), keep, _Forms())
 
 
 class Lane:
@@ -93,7 +117,7 @@ class Lane:
         self._stops: dict[bytes, _Stop] = {}
         self._loop: asyncio.AbstractEventLoop | None = None
 
-    def take(self, call: LaneCall, send: Callable[[bytes], None]) -> bool:
+    def take(self, call: LaneCall, send: Send) -> bool:
         """Take a call that nothing is wrong with; leave any other, untouched."""
         stop = self._stops.get(call.path) or self._found(call.path)
         if stop is None:
@@ -111,7 +135,7 @@ class Lane:
             if caller is None:
                 return False
             service.sessions.require_standing(caller)
-            if service.shut_out_s(caller, address):
+            if service.missing.shuts_out_anybody and service.shut_out_s(caller, address):
                 return False
             heading = write.heading(service, headers, _ONCE, caller, stop.target)
             if call.body:
@@ -123,7 +147,9 @@ class Lane:
         if self._loop is None:
             self._loop = asyncio.get_running_loop()
         began = call.started
-        ride = _Ride(service, self._loop, caller, asked, began, stop, own_id, address, send)
+        ride = _Ride(
+            service, self._loop, caller, asked, began, stop, own_id, address, authorization, send
+        )
         ride.go(service.rates[caller.role], paced=False)
         return True
 
@@ -143,7 +169,15 @@ class Lane:
 class _Ride(Passage):
     """A passage whose end is written to a connection."""
 
-    __slots__ = ("_address", "_book", "_request_id", "_send", "_service", "_stop")
+    __slots__ = (
+        "_address",
+        "_authorization",
+        "_book",
+        "_request_id",
+        "_send",
+        "_service",
+        "_stop",
+    )
 
     def __init__(
         self,
@@ -155,7 +189,8 @@ class _Ride(Passage):
         stop: _Stop,
         own_id: str,
         address: str,
-        send: Callable[[bytes], None],
+        authorization: bytes,
+        send: Send,
     ) -> None:
         book, request, knock = asked
         writer = service.writers[book]
@@ -165,23 +200,36 @@ class _Ride(Passage):
         self._stop = stop
         self._request_id = own_id
         self._address = address
+        self._authorization = authorization
         self._send = send
 
     def tell(self, answer: Answer) -> None:
-        code, body, position, replayed = answer
-        placed = position != NO_POSITION
         forms = self._stop.forms
-        kind = (code, replayed, placed, self._book)
+        if answer is not forms.answer:
+            forms.answer, forms.told = answer, None
+            form = self._form(answer)
+            before, after = form.before % _figures(answer), form.after + answer.body
+            if answer.code in _HAS_ALL and self.caller.session is not None:
+                self._service.sessions.remember(self._authorization)
+        else:
+            told = forms.told
+            if told is None:
+                form = self._form(answer)
+                before, after = form.before % _figures(answer), form.after + answer.body
+                told = forms.told = _Told(form, before, after)
+            form, before, after = told
+        self._send(form.line, b"%b%b%b" % (before, self._request_id.encode(), after))
+        self._finish(form)
+
+    def _form(self, answer: Answer) -> _Form:
+        code, _, position, replayed = answer
+        placed = position != NO_POSITION
+        forms, kind = self._stop.forms.by_kind, (code, replayed, placed, self._book)
         form = forms.get(kind)
         if form is None:
             sample = answer._replace(body=b"", position=_SAMPLE if placed else NO_POSITION)
             form = forms[kind] = _form_of(self._stop.write, reply_of(self._book, sample))
-        own_id = self._request_id.encode()
-        if placed:
-            self._send(form.head % (position, len(body), own_id) + body)
-        else:
-            self._send(form.head % (len(body), own_id) + body)
-        self._finish(form)
+        return form
 
     def tell_problem(self, problem: Problem) -> None:
         self._send_reply(Reply.of_problem(problem))
@@ -192,7 +240,8 @@ class _Ride(Passage):
 
     def _send_reply(self, reply: Reply) -> None:
         form = _form_of(self._stop.write, reply)
-        self._send(form.head % (len(reply.body), self._request_id.encode()) + reply.body)
+        before, own_id = form.before % len(reply.body), self._request_id.encode()
+        self._send(form.line, b"%b%b%b%b" % (before, own_id, form.after, reply.body))
         self._finish(form)
 
     def _finish(self, form: _Form) -> None:
@@ -210,8 +259,14 @@ def _form_of(write: Write[Any], reply: Reply) -> _Form:
     """Return the form of all replies that are like this one."""
     line = f"HTTP/1.1 {reply.status} {HTTPStatus(reply.status).phrase}\r\n".encode()
     own = b"".join(b"%b: %b\r\n" % header for header in reply.headers)
-    head = (line + own + _COMMON).replace(b"%", b"%%").replace(b"%d" % _SAMPLE, b"%d")
-    common = head.index(b"cache-control: ")
-    head = head[:common] + b"content-length: %d\r\nx-request-id: %b\r\n" + head[common:]
+    before = own.replace(b"%", b"%%").replace(b"%d" % _SAMPLE, b"%d")
+    before += b"content-length: %d\r\nx-request-id: "
     kind = ("POST", write.route, reply.status, reply.code)
-    return _Form(head + b"\r\n", reply.status, access_kind(*kind, write.role), metrics.tally(*kind))
+    log, tally = access_kind(*kind, write.role), metrics.tally(*kind)
+    return _Form(line, before, b"\r\n" + _COMMON + b"\r\n", reply.status, log, tally)
+
+
+def _figures(answer: Answer) -> tuple[int, ...]:
+    """Return what an answer puts into its form before the request id."""
+    length = len(answer.body)
+    return (length,) if answer.position == NO_POSITION else (answer.position, length)

@@ -98,6 +98,9 @@ class Passages:
         self._sweeping: asyncio.TimerHandle | None = None
         self._tokenless: list[Passage] = []
         self.again_max = AGAIN_MAX
+        self._word: Word | None = None
+        self._answer: Answer | None = None
+        """To the latest word: in a rush thousands are told the same one."""
 
     def watch(self, passage: Passage, loop: asyncio.AbstractEventLoop) -> None:
         """End a passage when it has waited for too long."""
@@ -124,6 +127,14 @@ class Passages:
             campaign = passage.knock.campaign.int
             asked = probes[campaign] = probes.get(campaign, 0) + 1
             passage.go_on(slowly=asked <= PROBES)
+
+    def answer_to(self, word: Word, code: str) -> Answer:
+        """Return the answer that tells a refusal; the same one for the same word."""
+        if word is self._word and self._answer is not None:
+            return self._answer
+        answer = Answer(code, _refusal_body(code, word.facts), word.position or NO_POSITION)
+        self._word, self._answer = word, answer
+        return answer
 
     def _sweep(self, loop: asyncio.AbstractEventLoop, pause_s: float) -> None:
         late = perf_counter() - self._timeout_s
@@ -239,8 +250,7 @@ class Passage:
         elif verdict is _UNSURE:
             self._take_slow_lane()
         elif word.code is not None:
-            body = _refusal_body(word.code, word.facts)
-            self._end(Answer(word.code, body, word.position or NO_POSITION))
+            self._end(self.passages.answer_to(word, word.code))
         elif verdict is Verdict.TOO_FAST:
             self._refuse(rate_limited(word.wait_s))
         else:

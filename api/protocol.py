@@ -44,14 +44,18 @@ PARTING_S: Final = 2.0
 _ODD_METHOD: Final = re.compile(rb"([A-Z]{1,24}) /")
 
 
+Send = Callable[[bytes, bytes], None]
+"""Takes the bytes of a whole response: the status line with its end, then headers and body."""
+
+
 class Lane(Protocol):
     """What answers plain calls with ready bytes."""
 
-    def take(self, call: LaneCall, send: Callable[[bytes], None]) -> bool:
+    def take(self, call: LaneCall, send: Send) -> bool:
         """Take a call, or say False to leave it to the ordinary way.
 
-        True promises that `send` is called exactly once, in the event loop, with the bytes of the
-        whole response: status line, headers, body. `date` and `connection` are added here.
+        True promises that `send` is called exactly once, in the event loop. `date` and `connection`
+        are added there.
         """
         ...
 
@@ -202,14 +206,14 @@ class HttpProtocol(HttpToolsProtocol):
         self._ready, self._out = True, False
         return False
 
-    def _answered(self, response: bytes) -> None:
+    def _answered(self, line: bytes, rest: bytes) -> None:
         """Send a lane's answer; without effect when the caller has gone."""
         if not self._out:
             return
         self._out = False
-        start = response.index(b"\r\n") + 2
-        self.transport.write(response[:start] + self._traffic.stamp + response[start:])
-        if self._traffic.draining:
+        traffic = self._traffic
+        self.transport.write(b"%b%b%b" % (line, traffic.stamp, rest))
+        if traffic.draining:
             self.part()
             return
         self._ready = True

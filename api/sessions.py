@@ -25,6 +25,8 @@ REVOCATION_S: Final = 60.0
 """A revoked session or a suspended caller is refused everywhere within this time."""
 POLL_S: Final = 5.0
 """How often a server reads what was revoked."""
+KNOWN_MAX: Final = 8_192
+"""Tokens that are known by their bytes, in one half of the memory: some megabytes."""
 SUBJECTS_MAX: Final = 1_000_000
 """Revocations that a server reads at once; a session's vanish with its end."""
 
@@ -38,6 +40,8 @@ _CONTENT: Final = slice(_KEY_ID.stop + 1, -MAC_CHARS - 1)
 _MAC: Final = slice(-MAC_CHARS, None)
 _FIXED: Final = Struct(">BI16s16s8s")
 """Role, end in seconds since 1970, session, person, device; a merchant's id follows."""
+_FIXED_BYTES: Final = _FIXED.size
+_unpack: Final = _FIXED.unpack_from
 _NO_DEVICE: Final = bytes(8)
 _SUBJECT: Final = "session:"
 
@@ -159,6 +163,9 @@ class Sessions:
         self._lifetime_s = lifetime_s
         self._now = now
         self._new_id = new_id
+        self._known: dict[bytes, tuple[Caller, int]] = {}
+        self._older: dict[bytes, tuple[Caller, int]] = {}
+        """Whom a header names whose MAC was compared, and when that session ends."""
         self.revocations = revocations or Revocations()
 
     def begin(self, caller: Caller, device: bytes | None = None, until: float = 2**32) -> Session:
@@ -177,25 +184,37 @@ class Sessions:
 
     def caller(self, authorization: bytes) -> Caller:
         """Return whom a header with a session token names, or raise `unauthenticated`."""
+        known = self._known.get(authorization) or self._older.get(authorization)
+        caller, ends_at = known or self._read(authorization)
+        if self._now() >= ends_at:
+            raise unauthenticated("The session has ended; sign in again.")
+        if caller.session in self.revocations.sessions:
+            raise unauthenticated("The session was ended by its owner.")
+        return caller
+
+    def remember(self, authorization: bytes) -> None:
+        """Know this header by its bytes from now on: whoever sent it will do so again.
+
+        It is checked like any other, and forgotten when thousands of others came.
+        """
+        if authorization in self._known or not authorization.startswith(_BEARER):
+            return
+        if len(self._known) >= KNOWN_MAX:
+            self._known, self._older = {}, self._known
+        self._known[authorization] = self._read(authorization)
+
+    def _read(self, authorization: bytes) -> tuple[Caller, int]:
+        """Return whom a header names once its MAC was compared, and when the session ends."""
         key = self._keys.get(authorization[_KEY_ID])
         if key is None or not hmac.compare_digest(
             key.mac(authorization[_SIGNED]), authorization[_MAC]
         ):
             raise unauthenticated("The session token is not one of this service.")
         content = from_base64url(authorization[_CONTENT])
-        role, ends_at, session, person, device = _FIXED.unpack_from(content)
-        if self._now() >= ends_at:
-            raise unauthenticated("The session has ended; sign in again.")
-        if session in self.revocations.sessions:
-            raise unauthenticated("The session was ended by its owner.")
-        merchant = content[_FIXED.size :].decode() or None
-        return Caller.of(
-            ROLES[role],
-            person.hex(),
-            merchant,
-            session=session,
-            device=None if device == _NO_DEVICE else device.hex(),
-        )
+        role, ends_at, session, person, device = _unpack(content)
+        merchant = content[_FIXED_BYTES:].decode() or None
+        mark = None if device == _NO_DEVICE else device.hex()
+        return Caller.of(ROLES[role], person.hex(), merchant, session, mark), ends_at
 
     def require_standing(self, caller: Caller) -> None:
         """Raise unless nothing speaks against a caller who showed a good token of any kind."""

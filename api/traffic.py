@@ -33,6 +33,7 @@ GRANTED: Final = frozenset({"claimed", "entered"})
 USED_UP: Final = frozenset({"sold_out", "budget_exhausted"})
 """Codes of calls that found nothing left."""
 
+_EDGES: Final = GRANTED | USED_UP
 _BOUNDS_S: Final = tuple(bound / 1_000 for bound in LATENCY_MS)
 _CLASSES: Final = len(LATENCY_MS) + 1
 
@@ -89,39 +90,51 @@ class CampaignTraffic:
     """
 
     def __init__(self, instant: Callable[[float], float] | None = None) -> None:
-        offset = time.time() - perf_counter()
-        self._instant = instant or (lambda reading: reading + offset)
+        self._offset_s = time.time() - perf_counter()
+        self._instant = instant
         self._counts: dict[Key, Count] = {}
         self._edges: dict[int, Edge] = {}
         self._fine_until: OrderedDict[int, float] = OrderedDict()
+        self._latest: tuple[int, int, str] | None = None
+        """Campaign, second and code of the latest call that was counted by the second."""
+        self._count = Count()
+        """Where that call was counted."""
 
     def note(self, campaign: UUID, started: float, seconds: float, code: str) -> None:
         """Count a call that came at `started`, by the performance counter."""
-        came = self._instant(started)
+        came = started + self._offset_s if self._instant is None else self._instant(started)
         number = campaign.int
-        fine_until = self._fine_until.get(number)
-        if fine_until is None:
-            fine_until = self._begin(number, came)
         second = int(came)
-        if came < fine_until:
-            key = (number, second, 1, code)
+        latest = (number, second, code)
+        if latest == self._latest and came < self._fine_until[number]:
+            count = self._count
         else:
-            key = (number, second - second % COARSE_S, COARSE_S, code)
-        count = self._counts.get(key)
-        if count is None:
-            if len(self._counts) >= HELD_MAX:
-                return
-            count = self._counts[key] = Count()
+            fine_until = self._fine_until.get(number)
+            if fine_until is None:
+                fine_until = self._begin(number, came)
+            if came < fine_until:
+                key = (number, second, 1, code)
+                self._latest = latest
+            else:
+                key = (number, second - second % COARSE_S, COARSE_S, code)
+                self._latest = None
+            found = self._counts.get(key)
+            if found is None:
+                if len(self._counts) >= HELD_MAX:
+                    self._latest = None
+                    return
+                found = self._counts[key] = Count()
+            count = self._count = found
         count.calls += 1
         count.seconds += seconds
         count.latency[bisect_left(_BOUNDS_S, seconds)] += 1
-        if code in GRANTED or code in USED_UP:
+        if code in _EDGES:
             self._move_edge(number, came, code)
 
     def take(self) -> Held:
         """Return what was counted since the last time, and begin anew."""
         held = Held(self._counts, self._edges)
-        self._counts, self._edges = {}, {}
+        self._counts, self._edges, self._latest = {}, {}, None
         return held
 
     def give_back(self, held: Held) -> None:

@@ -14,7 +14,7 @@ from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 from datetime import datetime
 from functools import lru_cache
-from typing import Final, Generic, NamedTuple, TypeVar
+from typing import Any, Final, Generic, NamedTuple, TypeVar
 
 import msgspec
 from pydantic import BaseModel
@@ -93,6 +93,42 @@ class Heading(msgspec.Struct, frozen=True, gc=False):
     shown: bytes | None
     """The pass of a waiting room, as it was sent."""
 
+    def order(self, body: BodyT) -> Order[BodyT]:
+        """Return what is asked for with this body."""
+        return Order(self.caller, self.target, body, self.key)
+
+
+class Errand(msgspec.Struct, frozen=True, gc=False):
+    """What a request to the store is made of, when it is asked: most claims end at the gate."""
+
+    write: Write[Any]
+    service: Service
+    heading: Heading
+    body: BaseModel
+    path: str
+    request_id: str
+    mark: bytes
+    command: commands.Command | None = None
+    """None when it is made with the request."""
+
+    def request(self) -> Request:
+        """Return the request; raise what the command finds wrong beforehand."""
+        write, heading = self.write, self.heading
+        command = self.command
+        if command is None:
+            command = write.command(heading.order(self.body), self.service)[1]
+        return command.request(
+            commands.Call(
+                by=heading.caller.actor,
+                request_id=self.request_id,
+                render=render_refusal,
+                key=heading.key,
+                fingerprint=write.fingerprint(self.path, self.body),
+                at=heading.at,
+                mark=self.mark,
+            )
+        )
+
 
 class Asked(NamedTuple):
     """A call whose every check was passed: what the writer of a book is to decide."""
@@ -148,7 +184,8 @@ class Write(Generic[BodyT]):
     ) -> Heading:
         """Check key, role, address and time; `repeated` has the headers that came twice."""
         key = idempotency_key(headers, repeated)
-        check_role(caller, (self.role,))
+        if caller.role != self.role:
+            check_role(caller, (self.role,))
         found = self._target(service, target)
         at = service.simulated_instant(headers, repeated)
         return Heading(caller, key, found, at, headers.get(b"tidebook-pass"))
@@ -169,40 +206,21 @@ class Write(Generic[BodyT]):
         address: str,
     ) -> Asked:
         """Return what the writer is to decide; raise what the command finds wrong beforehand."""
-        caller, target = heading.caller, heading.target
-        mark = request_mark(caller.scope, heading.key)
-        order = Order(caller, target, body, heading.key)
-
-        def request_of(command: commands.Command) -> Request:
-            return command.request(
-                commands.Call(
-                    by=caller.actor,
-                    request_id=request_id,
-                    render=render_refusal,
-                    key=heading.key,
-                    fingerprint=self._fingerprint(path, body),
-                    at=heading.at,
-                    mark=mark,
-                )
-            )
-
+        caller, target, key = heading.caller, heading.target, heading.key
+        mark = request_mark(caller.scope, key)
         if not self.rush:
-            book, command = self.command(order, service)
-            return Asked(book, lambda: request_of(command), None)
+            book, command = self.command(heading.order(body), service)
+            errand = Errand(self, service, heading, body, path, request_id, mark, command)
+            return Asked(book, errand.request, None)
         assert target is not None, "a claim names its campaign"
-        knock = Knock(
-            target.book,
-            target.uuid,
-            POOL,
-            caller.person,
-            mark,
-            caller.scope,
-            heading.key,
-            caller.device,
-            _address_mark(address),
-            service.passes.admits(heading.shown, target.uuid, caller.person),
-        )
-        return Asked(target.book, lambda: request_of(self.command(order, service)[1]), knock)
+        _, book, campaign = target
+        errand = Errand(self, service, heading, body, path, request_id, mark)
+        shown = heading.shown
+        passed = shown is not None and service.passes.admits(shown, campaign, caller.person)
+        place = _address_mark(address)
+        who, scope, device = caller.person, caller.scope, caller.device
+        knock = Knock(book, campaign, POOL, who, mark, scope, key, device, place, passed)
+        return Asked(book, errand.request, knock)
 
     def _target(self, service: Service, text: str | None) -> PublicId | None:
         if self.prefix is None or text is None:
@@ -212,7 +230,8 @@ class Write(Generic[BodyT]):
             raise not_found()
         return found
 
-    def _fingerprint(self, path: str, body: BodyT) -> bytes:
+    def fingerprint(self, path: str, body: BaseModel) -> bytes:
+        """Return what tells this call from another one under the same key."""
         if body is self.nothing:
             return _fingerprint_of_nothing(path)
         return hashlib.sha256(canonical(path, body)).digest()

@@ -101,3 +101,15 @@ class Standing(NamedTuple):
 
     def _refusal(self, verdict: Verdict, code: str, facts: Facts) -> Word:
         return Word(verdict, code=code, position=self.position, facts=facts)
+
+
+def to_other_holder(word: Word, last_coupon: str) -> Word:
+    """Return what another person who has all is told at the same moment, of what one was told.
+
+    `last_coupon`: the digits of the id of that person's last coupon of the campaign.
+    """
+    if word.code != "already_claimed":
+        return word
+    ((name, holding),) = word.facts
+    facts = ((name, holding[: -len(last_coupon)] + last_coupon),)
+    return Word(word.verdict, word.wait_s, word.code, word.position, facts)

@@ -72,6 +72,9 @@ class Verdict(Enum):
     NOT_OPEN = "not_open"
     """Refuse: claims have not begun, or are not taken now."""
 
+    __hash__ = object.__hash__
+    """Each is there once; they are counted at every call."""
+
 
 class Knock(msgspec.Struct, frozen=True, gc=False):
     """A request for a coupon, at the gate.

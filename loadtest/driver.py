@@ -42,7 +42,8 @@ RECEIVE_BYTES = 64 * 1024
 """One read takes a whole reply; a longer one is put together."""
 
 LABELS_MAX = 4096
-"""Refusals whose code is remembered, so that equal ones are parsed once."""
+"""Refusals whose code is remembered, so that those that begin alike are parsed once."""
+_CODE: Final = b'"code":"'
 
 NOTHING = -1
 """The index of a connection that has no request in flight."""
@@ -70,7 +71,7 @@ class Reply(NamedTuple):
 
 def read_whole(data: bytes) -> tuple[int, bytes, int, bool] | None:
     """As `read_reply`, in a quarter of its time, if `data` is one reply of the usual form."""
-    end = data.find(b"\r\n\r\n")
+    end = data.rfind(b"\r\n\r\n")  # in a body it would make the size a wrong one
     at = data.find(b"\r\ncontent-length: ", 0, end + 1)
     if at < 0 or end < 0 or data[:9] != b"HTTP/1.1 ":
         return None
@@ -334,14 +335,19 @@ class Driver:
         run.sent_s.append(sent_s)
         run.answered_s.append(now_s)
         if status >= 400 or status == UNKNOWN:
-            run.codes[self._labels.get((status, body)) or self._label(status, body)] += 1
+            told = status, body[: body.find(b'"', body.find(_CODE) + len(_CODE))]
+            run.codes[self._labels.get(told) or self._label(told, body)] += 1
         elif self._keep_bodies:
             run.bodies[index] = body
 
-    def _label(self, status: int, body: bytes) -> str:
-        label = f"{status} {problem_code(body)}".strip()
-        if len(self._labels) < LABELS_MAX:
-            self._labels[status, body] = label
+    def _label(self, told: tuple[int, bytes], body: bytes) -> str:
+        """The status and the code; a body that begins alike, up to its code, has the same."""
+        status, start = told
+        code = problem_code(body)
+        label = f"{status} {code}".strip()
+        is_whole = start.endswith(_CODE + code.encode()) and start.count(b"{") == 1
+        if is_whole and len(self._labels) < LABELS_MAX:
+            self._labels[told] = label
         return label
 
     def _lost(self, connection: _Connection) -> None:

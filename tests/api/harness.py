@@ -100,7 +100,7 @@ class LaneTransport(httpx.ASGITransport):
         call = plain_call(data, self.client[0])
         if call is not None and self.app.lane is not None:
             answered: asyncio.Future[bytes] = asyncio.get_running_loop().create_future()
-            if self.app.lane.take(call, answered.set_result):
+            if self.app.lane.take(call, lambda line, rest: answered.set_result(line + rest)):
                 return _read_back(await answered)
         request.stream = httpx.ByteStream(body)
         return await super().handle_async_request(request)

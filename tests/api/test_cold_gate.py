@@ -89,8 +89,8 @@ class Presses:
         assert call is not None
         return call
 
-    def _heard(self, reply: bytes) -> None:
-        self.statuses[int(reply.split(b" ")[1])] += 1
+    def _heard(self, line: bytes, _rest: bytes) -> None:
+        self.statuses[int(line.split(b" ")[1])] += 1
 
     @property
     def heard(self) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
+from typing import Final
 from uuid import UUID
 
 import pytest
@@ -69,6 +70,51 @@ def test_what_could_not_be_written_is_counted_with_what_came_since(
             found.last_granted,
             found.first_sold_out,
         )
+
+
+CROWDED: Final = st.lists(
+    st.one_of(
+        st.none(),
+        st.tuples(
+            st.sampled_from([CAMPAIGN, UUID(int=8)]),
+            st.sampled_from([0.25, 0.75, 1.0, traffic.FINE_S + 0.2, traffic.FINE_S + 0.3]),
+            st.sampled_from([0.001, 3.0]),
+            st.sampled_from(CODES[:3]),
+        ),
+    ),
+    max_size=60,
+)
+"""Calls of few seconds, some of them where counting by the second ends; None: counts are taken."""
+
+
+@given(calls=CROWDED)
+def test_where_the_latest_call_was_counted_changes_no_count(
+    calls: list[tuple[UUID, float, float, str] | None],
+) -> None:
+    """The next one of its kind is counted there without a look-up; all others are looked up."""
+    told = []
+    for forgets in (False, True):
+        counts, held = CampaignTraffic(at_ten), []
+        for call in (*calls, None):
+            if forgets:
+                counts._latest = None
+            if call is None:
+                held.append(counts.take())
+            else:
+                counts.note(*call)
+        told.append(
+            [
+                (
+                    {key: (c.calls, c.seconds, c.latency) for key, c in one.counts.items()},
+                    {
+                        n: (e.first_call, e.last_granted, e.first_sold_out)
+                        for n, e in one.edges.items()
+                    },
+                )
+                for one in held
+            ]
+        )
+    assert told[0] == told[1]
 
 
 def test_calls_are_counted_by_the_second_first_and_by_the_minute_later() -> None:

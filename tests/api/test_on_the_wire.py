@@ -18,7 +18,7 @@ from api.fastpath import Front
 from api.lane import Lane, _Ride
 from api.nogate import NoGate
 from api.plain import LaneCall
-from api.protocol import Traffic
+from api.protocol import Send, Traffic
 from campaigns.gate import UNSURE, Knock, Verdict, Word
 from tests.api.harness import App, draft_body, settings_for, yuan
 from tests.api.wire import Server
@@ -35,7 +35,7 @@ class CountingLane:
         self.lane = lane
         self.taken = self.left = 0
 
-    def take(self, call: LaneCall, send: Callable[[bytes], None]) -> bool:
+    def take(self, call: LaneCall, send: Send) -> bool:
         """Take a call or leave it. It is counted before its answer can be read."""
         self.taken += 1
         taken = self.lane.take(call, send)

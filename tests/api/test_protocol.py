@@ -13,7 +13,7 @@ from typing import Any
 
 import httptools
 import pytest
-from hypothesis import example, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from api import plain
@@ -159,6 +159,79 @@ def test_what_is_plain_is_read_as_the_parser_reads_it(data: bytes) -> None:
     assert_read_alike(data)
 
 
+@pytest.fixture
+def quick_shapes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A memory of shapes of this test's own, in which each head leaves its pattern at once."""
+    monkeypatch.setattr(plain, "SHAPE_AFTER", 1)
+    monkeypatch.setattr(plain, "_shapes", [])
+
+
+@pytest.mark.usefixtures("quick_shapes")
+@given(first=ANY_BYTES, second=ANY_BYTES)
+@settings(
+    max_examples=500,
+    deadline=None,
+    suppress_health_check=[HealthCheck.function_scoped_fixture],
+)
+def test_a_head_of_a_known_shape_is_read_as_the_parser_reads_it(
+    first: bytes, second: bytes
+) -> None:
+    """Whatever came before and whatever patterns it left: they take what the general one takes."""
+    plain_call(first)
+    assert_read_alike(second)
+    known, shapes = plain_call(second), plain._shapes[:]
+    plain._shapes.clear()
+    general = plain_call(second)
+    plain._shapes[:] = shapes
+    assert (known is None) == (general is None)
+    if known is not None and general is not None:
+        assert (known.path, known.headers, known.body) == (
+            general.path,
+            general.headers,
+            general.body,
+        )
+
+
+@pytest.mark.parametrize(
+    ("loose", "data"),
+    [
+        (rb"[ -~]+", EMPTY[:-2] + b"X:  y\r\n\r\n"),
+        (rb"[^\r]+", EMPTY[:-2] + b"X: y\nZ: z\r\n\r\n"),
+    ],
+)
+@pytest.mark.usefixtures("quick_shapes")
+def test_a_looser_shape_is_caught(
+    monkeypatch: pytest.MonkeyPatch, loose: bytes, data: bytes
+) -> None:
+    """The control: a pattern of a shape that takes more values than the general one does."""
+    monkeypatch.setattr(plain, "_SAME_VALUE", loose)
+    assert plain_call(data) is None
+    assert plain_call(EMPTY[:-2] + b"X: y\r\n\r\n") is not None
+    with pytest.raises((AssertionError, httptools.HttpParserError)):
+        assert_read_alike(data)
+
+
+@pytest.mark.usefixtures("quick_shapes")
+def test_shapes_that_callers_make_up_are_forgotten() -> None:
+    """The memory of shapes is bounded, and the latest are kept."""
+    for number in range(2 * plain.SHAPES_MAX):
+        assert plain_call(EMPTY[:-2] + b"X-Shape-%d: y\r\n\r\n" % number) is not None
+    assert len(plain._shapes) == plain.SHAPES_MAX
+    assert plain._shapes[0].names[-1] == b"x-shape-%d" % (2 * plain.SHAPES_MAX - 1)
+
+
+def test_a_shape_is_learnt_from_many(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A head that comes once leaves no pattern; and what is counted of it is bounded."""
+    monkeypatch.setattr(plain, "_shapes", [])
+    for number in range(2 * plain.NAMES_MAX):
+        plain_call(EMPTY[:-2] + b"X-Once-%d: y\r\n\r\n" % number)
+    assert not plain._shapes
+    assert len(plain._seen) <= plain.NAMES_MAX
+    for _ in range(plain.SHAPE_AFTER):
+        plain_call(EMPTY)
+    assert len(plain._shapes) == 1
+
+
 @pytest.mark.parametrize(
     ("rule", "without", "data"),
     [
@@ -177,6 +250,7 @@ def test_without_any_of_its_rules_the_reader_is_caught(
     assert plain_call(data) is None
     monkeypatch.setattr(plain, rule, without)
     monkeypatch.setattr(plain, "_names", {})
+    monkeypatch.setattr(plain, "_shapes", [])
     with pytest.raises((AssertionError, httptools.HttpParserError)):
         assert_read_alike(data)
 
@@ -256,7 +330,7 @@ def test_a_caller_who_hung_up_is_not_written_to(wire: Wire) -> None:
         await caller.send(EMPTY)
         caller.sock.close()
         await calm(10)
-        kept[0](b"HTTP/1.1 200 OK\r\n\r\n")
+        kept[0](b"HTTP/1.1 200 OK\r\n", b"\r\n")
 
     wire.run(scene())
 

@@ -123,6 +123,57 @@ def test_any_changed_character_is_refused(made: Sessions) -> None:
                 assert refused(made, forged).status == 401
 
 
+def test_a_remembered_session_is_checked_like_any_other(made: Sessions, clock: Clock) -> None:
+    """It is known by all of its bytes, ends in time, and ends when its owner ends it."""
+    one, other = (bearer(made.begin(TOURIST).token) for _ in range(2))
+    for header in (one, other):
+        made.remember(header)
+        assert made.caller(header) == Sessions((KEY,), 300, clock).caller(header)
+    for place in range(len(b"Bearer tbs1."), len(one)):
+        assert refused(made, one[:place] + b"+" + one[place + 1 :]).status == 401
+    session = made.caller(one).session
+    assert session is not None
+    made.revocations.note(session)
+    assert refused(made, one).status == 401
+    assert made.caller(other).person == PERSON
+    clock.now = NOW + 300
+    assert refused(made, other).status == 401
+
+
+def test_without_its_checks_a_remembered_session_would_live_on(
+    made: Sessions, clock: Clock
+) -> None:
+    """The control: what is remembered alone says nothing of an end."""
+    header = bearer(made.begin(TOURIST).token)
+    made.remember(header)
+    session = made.caller(header).session
+    assert session is not None
+    made.revocations.note(session)
+    clock.now = NOW + 300
+    caller, ends_at = made._known[header]
+    assert (caller.person, ends_at) == (PERSON, NOW + 300)
+
+
+def test_a_forged_header_is_never_remembered(made: Sessions) -> None:
+    """Its MAC is compared before anything is kept."""
+    good = bearer(made.begin(TOURIST).token)
+    with pytest.raises(Problem):
+        made.remember(good[:-1] + (b"A" if good[-1:] != b"A" else b"B"))
+    made.remember(b"bearer   " + good.removeprefix(b"Bearer "))
+    assert not made._known
+
+
+def test_remembered_sessions_are_forgotten(made: Sessions, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The memory is bounded; whoever fell out of it is checked anew."""
+    monkeypatch.setattr(sessions, "KNOWN_MAX", 3)
+    headers = [bearer(made.begin(TOURIST).token) for _ in range(20)]
+    for header in headers:
+        made.remember(header)
+        made.remember(header)
+        assert len(made._known) + len(made._older) <= 6
+    assert all(made.caller(header).person == PERSON for header in headers)
+
+
 def test_another_role_under_the_old_mac_is_refused(made: Sessions) -> None:
     """A tourist who writes the operator's role into the token gets nowhere."""
     prefix, key_id, content, mac = made.begin(TOURIST).token.split(".")

@@ -10,7 +10,7 @@ import asyncio
 import re
 import socket
 from array import array
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Coroutine, Sequence
 from contextlib import suppress
 from fcntl import ioctl
 from termios import FIONREAD
@@ -20,7 +20,7 @@ import uvloop
 from uvicorn.config import Config
 from uvicorn.server import ServerState
 
-from api.protocol import HttpProtocol, LaneCall, Limits, Traffic
+from api.protocol import HttpProtocol, LaneCall, Limits, Send, Traffic
 
 CALM_TURNS = 60
 """Turns of the loop within which an application that waits for nothing has answered."""
@@ -43,20 +43,20 @@ class EchoLane:
         self.later = later
         self.taken = 0
 
-    def take(self, call: LaneCall, send: Callable[[bytes], None]) -> bool:
+    def take(self, call: LaneCall, send: Send) -> bool:
         """Answer an address of ours; leave all others."""
         if not call.path.startswith(b"/lane/"):
             return False
         self.taken += 1
         self.effects.append(("POST", call.path, call.body))
         body = echo("POST", call.path, list(call.headers.items()), call.body)
-        head = b"HTTP/1.1 200 OK\r\ncontent-length: %d\r\n\r\n" % len(body)
+        head = b"content-length: %d\r\n\r\n" % len(body)
         self._send_later(self.later, send, head + body)
         return True
 
-    def _send_later(self, turns: int, send: Callable[[bytes], None], response: bytes) -> None:
+    def _send_later(self, turns: int, send: Send, response: bytes) -> None:
         if turns == 0:
-            send(response)
+            send(b"HTTP/1.1 200 OK\r\n", response)
         else:
             loop = asyncio.get_running_loop()
             loop.call_soon(self._send_later, turns - 1, send, response)

@@ -10,7 +10,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from msgspec.structs import replace
 
-from campaigns.admission import Standing
+from campaigns.admission import Standing, to_other_holder
 from campaigns.campaign import CAMPAIGN_FOLD, POOL, Campaign, CampaignDrafted
 from campaigns.commands import ClaimCoupon, Header
 from campaigns.coupon import COUPON_FOLD, CouponClaimed, coupon_id
@@ -75,6 +75,11 @@ def campaign_in(state: Any, limit: int) -> Campaign:
     return replace(CAMPAIGN_FOLD.evolve(None, drafted), state=state)
 
 
+def knock_of(who: str) -> Knock:
+    """Somebody's knock."""
+    return Knock("main", CAMPAIGN, POOL, who, request_id("s", "k"), "s", "k")
+
+
 def refusal_of(claim: ClaimCoupon, seen: Any) -> Refusal | None:
     """What the writer refuses it with, if it does."""
     try:
@@ -112,12 +117,17 @@ def test_a_refusal_from_a_glance_is_the_writers(
     campaign, now = campaign_in(state, limit), NOON + timedelta(hours=hours)
     held = min(held, limit)
     refusal = refusal_of(ClaimCoupon(BOOK, CAMPAIGN, WHO), Seen(campaign, held, capacity, now))
-    knock = Knock("main", CAMPAIGN, POOL, WHO, request_id("s", "k"), "s", "k")
+    knock = knock_of(WHO)
     word = Standing(campaign, capacity, 7, now).word(knock, has_all=held == limit)
     if word is not None:
         assert refusal is not None
         assert (word.code, dict(word.facts)) == (refusal.code, refusal.facts)
         assert word.position == 7
+        if held == limit:
+            other = knock_of(person(2))
+            last = coupon_id(CAMPAIGN, other.person, limit).hex
+            alone = Standing(campaign, capacity, 7, now).word(other, has_all=True)
+            assert to_other_holder(word, last) == alone
     elif refusal is not None:
         assert refusal.code == "not_found"
 

@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
+import psutil
 import pytest
 
 from campaigns.commands import DraftCampaign, campaign_id
@@ -42,6 +43,12 @@ def process(home: Path, url: str, *arguments: str) -> Iterator[subprocess.Popen[
     finally:
         running.kill()
         running.communicate()
+
+
+def test_the_log_stands_back(home: Path, database_url: str) -> None:
+    """Its process is nicer than those who start it: claims come first."""
+    with process(home, database_url, "log") as running:
+        wait_until(lambda: psutil.Process(running.pid).nice() >= min(os.nice(0) + 10, 19))
 
 
 def test_migrate_twice(
