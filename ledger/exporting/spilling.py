@@ -20,47 +20,57 @@ STEP: Final = 1 << 16
 AT_ONCE: Final = 1 << 11
 """Keys that are touched before memory is given back: for each the system maps pages around it."""
 
-_SLOT: Final = np.dtype([("high", "<u8"), ("low", "<u8"), ("one", "<i8"), ("two", "<i8")])
-_KEYS: Final = np.dtype([("high", "<u8"), ("low", "<u8")])
+KEYS: Final = np.dtype([("high", "<u8"), ("low", "<u8")])
+"""A key in two halves, as its bytes lie."""
 
 _MIXERS: Final = np.frombuffer(os.urandom(16), np.uint64) | np.uint64(1)
 """Of this process only, so that nobody can choose keys that all want the same slot."""
 
 
 class Table:
-    """Two numbers for each key; a key that was never kept has zeroes.
+    """Numbers by their names for each key; a key that was never kept has zeroes.
 
     Keys are sixteen bytes; the one of zeroes only is none.
     """
 
-    def __init__(self, slots: int = SLOTS_FIRST) -> None:
+    def __init__(self, slots: int = SLOTS_FIRST, names: Sequence[str] = ("one", "two")) -> None:
         self.count = 0
+        self.slot = np.dtype([*KEYS.descr, *((name, "<i8") for name in names)])
         self._open(slots)
+
+    def found(self, keys: Any) -> Any:
+        """Return a row of key and numbers for each of an array of keys."""
+        rows = np.zeros(len(keys), self.slot)
+        for part in self._in_order(keys):
+            rows[part] = self._slots[self._places(keys[part])]
+            self._release()
+        rows["high"], rows["low"] = keys["high"], keys["low"]
+        return rows
+
+    def keep(self, rows: Any) -> None:
+        """Keep rows as `found` gives them; no key is named twice."""
+        while self.count + len(rows) > len(self._slots) * FULL:
+            self._grow()
+        for part in self._in_order(rows):
+            self._put(rows[part])
+            self._release()
 
     def load(self, keys: Sequence[bytes]) -> tuple[list[int], list[int]]:
         """Return both numbers of each key."""
         if not keys:
             return [], []
-        wanted = _split(keys)
-        found = np.empty(len(wanted), _SLOT)
-        for part in self._in_order(wanted):
-            found[part] = self._slots[self._places(wanted[part])]
-            self._release()
+        found = self.found(split(keys))
         return found["one"].tolist(), found["two"].tolist()
 
     def store(self, keys: Sequence[bytes], ones: Sequence[int], twos: Sequence[int]) -> None:
         """Keep both numbers of each key; no key is named twice."""
         if not keys:
             return
-        while self.count + len(keys) > len(self._slots) * FULL:
-            self._grow()
-        rows = np.empty(len(keys), _SLOT)
-        wanted = _split(keys)
+        rows = np.empty(len(keys), self.slot)
+        wanted = split(keys)
         rows["high"], rows["low"] = wanted["high"], wanted["low"]
         rows["one"], rows["two"] = ones, twos
-        for part in self._in_order(wanted):
-            self._put(rows[part])
-            self._release()
+        self.keep(rows)
 
     def total(self) -> int:
         """Return the sum of all first numbers."""
@@ -82,9 +92,9 @@ class Table:
 
     def _open(self, slots: int) -> None:
         self._file = tempfile.TemporaryFile(prefix="tidebook-")  # noqa: SIM115 - closed by close
-        self._file.truncate(slots * _SLOT.itemsize)
-        self._map = mmap.mmap(self._file.fileno(), slots * _SLOT.itemsize)
-        self._slots: Any = np.frombuffer(self._map, _SLOT)
+        self._file.truncate(slots * self.slot.itemsize)
+        self._map = mmap.mmap(self._file.fileno(), slots * self.slot.itemsize)
+        self._slots: Any = np.frombuffer(self._map, self.slot)
 
     def _in_order(self, wanted: Any) -> Iterator[Any]:
         """Yield which keys to touch together: those that are near each other in the file."""
@@ -139,5 +149,6 @@ class Table:
         file.close()
 
 
-def _split(keys: Sequence[bytes]) -> Any:
-    return np.frombuffer(b"".join(keys), _KEYS)
+def split(keys: Sequence[bytes]) -> Any:
+    """Return keys as an array."""
+    return np.frombuffer(b"".join(keys), KEYS)
