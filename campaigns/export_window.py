@@ -186,8 +186,8 @@ class _Coupons(Coupons):
         """Return what is kept of a coupon, whether the stretch is about it or not."""
         if super().__contains__(coupon):
             return self[coupon]
-        ((_, known),) = self._streams.load([coupon.to_bytes(16)])
-        return known
+        (known,) = self._streams.load([coupon.to_bytes(16)])
+        return known.coupon
 
 
 def _key(name: str) -> bytes:

@@ -49,8 +49,9 @@ class Holders:
 
     def load(self, names: Sequence[str]) -> list[int]:
         """Return what is in the accounts of people."""
-        self._add_up()
-        if self._table is None:
+        if names:
+            self._add_up()
+        if self._table is None or not names:
             return [0] * len(names)
         minors: list[int] = self._table.found(keys_of(names))["one"].tolist()
         return minors

@@ -76,7 +76,7 @@ def coupons_of(names: Sequence[bytes]) -> Array:
     """Return the ids of coupons by what they are made of: campaign, person and ordinal."""
     hashes = b"".join([sha1(name, usedforsecurity=False).digest() for name in names])
     digests = np.frombuffer(hashes, np.uint8).reshape(len(names), 20)
-    ids = np.ascontiguousarray(digests[:, :16])
+    ids = digests[:, :16].copy()
     ids[:, 6] = ids[:, 6] & 0x0F | 0x50
     ids[:, 8] = ids[:, 8] & 0x3F | 0x80
     found: Array = ids.view(KEYS).reshape(len(names))

@@ -9,8 +9,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Final, NamedTuple
 
-import numpy as np
-
 from campaigns.columns.texts import Array
 from campaigns.judging import KeptParts, kept_of, kept_parts
 from ledger.exporting.spilling import Table, split
@@ -20,9 +18,9 @@ STEP_MASK: Final = (1 << STEP_BITS) - 1
 HAS_COUPON: Final = 1 << STEP_BITS
 VERSION_BITS_FROM: Final = STEP_BITS + 1
 
-_NAMES: Final = ("step", "mark", "micros", "taken", "owner", "spare")
+_NAMES: Final = ("step", "mark", "micros", "taken", "owner")
 """Version, whether there is a coupon, its state and ordinal; mark, instant and version of its
-redemption; whose it is, 0 where it was not claimed in columns. The spare one makes it 64 bytes."""
+redemption; whose it is, 0 where nobody has told."""
 
 
 class Known(NamedTuple):
@@ -53,7 +51,7 @@ class Streams:
     def load(self, streams: Sequence[bytes]) -> list[Known]:
         """Return what is known of each."""
         rows = self._table.found(split(streams))
-        parts = zip(*(rows[name].tolist() for name in _NAMES[:5]), strict=True)
+        parts = zip(*(rows[name].tolist() for name in _NAMES), strict=True)
         return [
             Known(
                 one >> VERSION_BITS_FROM,
@@ -67,9 +65,9 @@ class Streams:
 
     def store(self, streams: Sequence[bytes], known: Sequence[Known]) -> None:
         """Keep what is known of each."""
-        keys = split(streams)
-        rows = np.zeros(len(keys), self._table.slot)
-        rows["high"], rows["low"] = keys["high"], keys["low"]
+        rows = self._table.found(split(streams))
+        for name in _NAMES:
+            rows[name] = 0
         rows["owner"] = [one.owner for one in known]
         rows["step"] = [
             one.version << VERSION_BITS_FROM
