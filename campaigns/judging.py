@@ -41,6 +41,7 @@ from campaigns.campaign import (
     FundingProposed,
     Terms,
 )
+from campaigns.columns.names import mark_of
 from campaigns.corrections.correction import CORRECTION_EVENTS
 from campaigns.corrections.judging import CorrectionAudit, Stood
 from campaigns.coupon import (
@@ -839,11 +840,6 @@ class CampaignAudit:
         if (amount_minor, currency) != (terms.face_minor, terms.currency):
             expected = f"{terms.face_minor} {terms.currency}"
             self._here("other_amount", expected, f"{amount_minor} {currency}")
-
-
-def mark_of(merchant: str, order: str) -> int:
-    """Return a number for a redemption's merchant and order; two differ surely enough in a run."""
-    return hash((merchant, order)) & _MARK_MASK
 
 
 def _mark(event: Any) -> int:

@@ -26,7 +26,7 @@ from campaigns.columns.alike import (
 from campaigns.columns.names import keys_of, owners_of
 from campaigns.columns.reading import Columns, Shared
 from campaigns.columns.streams import HAS_COUPON, STEP_BITS, VERSION_BITS_FROM
-from campaigns.columns.sums import running
+from campaigns.columns.sums import Running
 from campaigns.columns.texts import Array
 from campaigns.export_window import Window
 from campaigns.judging import (
@@ -339,7 +339,8 @@ class _Run:
             return {}
         begins = {name: np.array(column, np.int64) for name, column in figures.items()}
         changes = {name: self._of(name) for name in figures if name != "quota"}
-        sums = {name: running(group, change, begins[name]) for name, change in changes.items()}
+        running = Running(group)
+        sums = {name: running.sums(change, begins[name]) for name, change in changes.items()}
         self._wrong |= (sums["issued"] < 0) | (sums["issued"] > begins["quota"][group])
         self._wrong |= (sums["granted"] < 0) | (sums["granted"] > sums["budget"])
         self._wrong |= sums["pot"] < 0
@@ -372,7 +373,7 @@ class _Run:
             self._wrong[rows] = True
             return {}
         changes = self._of("earned")[rows]
-        sums = running(group, changes, np.array(balances, np.int64))
+        sums = Running(group).sums(changes, np.array(balances, np.int64))
         self._wrong[rows[sums < 0]] = True
         last = np.zeros(len(used), np.int64)
         np.add.at(last, group, changes)

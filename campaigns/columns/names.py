@@ -1,7 +1,7 @@
-"""Numbers that stand for names: of people, of the coupons that they claimed, of whose they are.
+"""Numbers that stand for names: of people, of whose a coupon is, of a redemption, of a coupon.
 
-The numbers of people are of this process only, so that nobody can choose two people with one. The
-id of a coupon is made as everywhere else, by its hash.
+They are of this process only, so that nobody can choose two names with one number; only the id of
+a coupon is made as everywhere else, by its hash.
 """
 
 from __future__ import annotations
@@ -21,9 +21,11 @@ NAME_BYTES_MAX: Final = 64
 
 _CHARACTERS: Final = b"0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZ_abcdefghijklmnopqrstuvwxyz.-"
 _SEEDS: Final = np.frombuffer(os.urandom(16), np.uint64)
-_FACTORS: Final = np.frombuffer(os.urandom(16), np.uint64) | np.uint64(1)
+_FACTORS: Final = np.frombuffer(os.urandom(24), np.uint64) | np.uint64(1)
 _HALF: Final = np.uint64(32)
 _OWNER_BITS: Final = np.uint64(2**62 - 1)
+_MARK_SEED, _MARK_FACTOR = int(_SEEDS[0]), int(_FACTORS[2])
+_WORD: Final = 2**64 - 1
 
 _ALLOWED: Final = np.zeros(256, bool)
 _ALLOWED[list(_CHARACTERS)] = True
@@ -38,7 +40,7 @@ def are_names(texts: Array) -> Array:
 def keys_of_words(words: Array) -> Array:
     """Return a key of sixteen bytes for each row of words; equal for equal names only."""
     keys = np.empty(len(words), KEYS)
-    for half, seed, factor in zip(("high", "low"), _SEEDS, _FACTORS, strict=True):
+    for half, seed, factor in zip(("high", "low"), _SEEDS, _FACTORS[:2], strict=True):
         mixed = np.full(len(words), seed)
         for column in words.T:
             mixed ^= column
@@ -60,6 +62,30 @@ def keys_of(names: Sequence[str]) -> Array:
         strings = np.array([encoded[row] for row in rows.tolist()], f"S{length}")
         keys[rows] = keys_of_words(words_of(strings, length))
     return keys
+
+
+def mark_of(merchant: str, order: str) -> int:
+    """Return a number for a redemption's merchant and order; two differ surely enough in a run."""
+    names = merchant.encode(), order.encode()
+    mixed = _MARK_SEED ^ len(names[0]) << 32 ^ len(names[1])
+    for name in names:
+        for start in range(0, len(name), 8):
+            mixed = (mixed ^ int.from_bytes(name[start : start + 8], "little")) * _MARK_FACTOR
+            mixed &= _WORD
+            mixed ^= mixed >> 32
+    return (mixed * _MARK_FACTOR & _WORD) >> 4
+
+
+def marks_of(merchants: Array, orders: Array, lengths: tuple[int, int]) -> Array:
+    """Return the same numbers of rows of words; the lengths are those of all merchants and orders."""
+    mixed = np.full(len(merchants), _MARK_SEED ^ lengths[0] << 32 ^ lengths[1], np.uint64)
+    factor = np.uint64(_MARK_FACTOR)
+    for column in (*merchants.T, *orders.T):
+        mixed ^= column
+        mixed *= factor
+        mixed ^= mixed >> _HALF
+    found: Array = (mixed * factor >> np.uint64(4)).astype(np.int64)
+    return found
 
 
 def owners_of(people: Array, campaigns: Array) -> Array:

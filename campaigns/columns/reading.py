@@ -22,6 +22,8 @@ from campaigns.columns.names import (
     coupons_of,
     keys_of,
     keys_of_words,
+    mark_of,
+    marks_of,
 )
 from campaigns.columns.rows import Rows
 from campaigns.columns.texts import (
@@ -36,7 +38,6 @@ from campaigns.columns.texts import (
 )
 from campaigns.coupon import CouponClaimed, CouponRedeemed, CouponRefunded
 from campaigns.event_types import MAPPER
-from campaigns.judging import mark_of
 from ledger.events import Event
 from ledger.exporting.spilling import KEYS
 from ledger.verification import UNREADABLE
@@ -206,10 +207,7 @@ class _Reader:
             columns.total_minor[rows], are_numbers = self._numbers(fields["order_total_minor"])
             sound &= are_numbers
         if "order" in fields:
-            merchants = self._texts.strings(fields["merchant"])
-            orders = self._texts.strings(fields["order"])
-            columns.merchant[rows] = list(map(self._shared.merchant, merchants))
-            columns.mark[rows] = list(map(mark_of, merchants, orders))
+            sound &= self._put_order(rows, fields["merchant"], fields["order"])
         columns.fact[rows] = self._shared.fact(fact)
         columns.kind[rows[sound]] = kind
         self._read_singly(kind, rows[~sound])
@@ -240,10 +238,9 @@ class _Reader:
         keys = np.zeros(len(fields.starts), KEYS)
         are_known = np.zeros(len(fields.starts), bool)
         for length, rows in by_length(fields, NAME_BYTES_MAX):
-            if length:
-                strings = self._texts.cut(fields.starts[rows], length)
-                are_known[rows] = are_names(bytes_of(strings, length))
-                keys[rows] = keys_of_words(words_of(strings, length))
+            strings = self._texts.cut(fields.starts[rows], length)
+            are_known[rows] = are_names(bytes_of(strings, length))
+            keys[rows] = keys_of_words(words_of(strings, length))
         return keys, are_known
 
     def _numbers(self, fields: Fields) -> tuple[Array, Array]:
@@ -251,13 +248,31 @@ class _Reader:
         found = np.zeros(len(fields.starts), np.int64)
         are_numbers = np.zeros(len(fields.starts), bool)
         for length, rows in by_length(fields, _DIGITS_MAX):
-            if length:
-                digits = bytes_of(self._texts.cut(fields.starts[rows], length), length)
-                digits = digits - np.uint8(ord("0"))
-                are_numbers[rows] = (digits <= 9).all(axis=1) & ((digits[:, 0] > 0) | (length == 1))
-                worth = 10 ** np.arange(length - 1, -1, -1, dtype=np.int64)
-                found[rows] = digits.astype(np.int64) @ worth
+            texts = bytes_of(self._texts.cut(fields.starts[rows], length), length)
+            digits = texts - np.uint8(ord("0"))
+            are_numbers[rows] = (digits <= 9).all(axis=1) & ((digits[:, 0] > 0) | (length == 1))
+            worth = 10 ** np.arange(length - 1, -1, -1, dtype=np.int64)
+            found[rows] = digits.astype(np.int64) @ worth
         return found, are_numbers
+
+    def _put_order(self, rows: Array, merchants: Fields, orders: Fields) -> Array:
+        """Put merchants and the marks of their orders; return which rows have names of neither."""
+        are_known = np.zeros(len(rows), bool)
+        for length, alike in by_length(merchants, NAME_BYTES_MAX):
+            starts = merchants.starts[alike]
+            words = words_of(self._texts.cut(starts, length), length)
+            _, first, number = np.unique(
+                keys_of_words(words)["low"], return_index=True, return_inverse=True
+            )
+            names = self._texts.strings(_those(merchants, alike[first]))
+            numbers = np.array([self._shared.merchant(name) for name in names], np.int32)
+            self._columns.merchant[rows[alike]] = numbers[number]
+            for size, those in by_length(_those(orders, alike), NAME_BYTES_MAX):
+                order = words_of(self._texts.cut(orders.starts[alike[those]], size), size)
+                marks = marks_of(words[those], order, (length, size))
+                self._columns.mark[rows[alike[those]]] = marks
+                are_known[alike[those]] = True
+        return are_known
 
     def _are_own(
         self, campaign: UUID, rows: Array, sound: Array, fields: dict[str, Fields]

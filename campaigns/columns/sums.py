@@ -2,29 +2,29 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 
 from campaigns.columns.texts import Array
 
 
-def running(groups: Array, changes: Array, begins: Any) -> Array:
-    """Return for each change what its group has come to with it; `begins` is what each had."""
-    order = np.argsort(groups, kind="stable")
-    sorted_groups = groups[order]
-    sums = np.cumsum(changes[order])
-    is_first = np.ones(len(order), bool)
-    is_first[1:] = sorted_groups[1:] != sorted_groups[:-1]
-    firsts = np.flatnonzero(is_first)
-    before = sums[firsts] - changes[order][firsts]
-    found = np.empty(len(order), np.int64)
-    found[order] = sums - before[np.cumsum(is_first) - 1] + begins[sorted_groups]
-    return found
+class Running:
+    """Events in groups, each group in the order of its events."""
 
+    def __init__(self, groups: Array) -> None:
+        self._groups = groups
+        self._is_one = len(groups) == 0 or bool((groups == groups[0]).all())
+        self._order = np.arange(0) if self._is_one else np.argsort(groups, kind="stable")
 
-def totals(groups: Array, changes: Array, count: int) -> Array:
-    """Return what each of so many groups changed by."""
-    found = np.zeros(count, np.int64)
-    np.add.at(found, groups, changes)
-    return found
+    def sums(self, changes: Array, begins: Array) -> Array:
+        """Return for each change what its group has come to with it; `begins` is what each had."""
+        if self._is_one:
+            whole: Array = np.cumsum(changes) + begins[self._groups[:1]]
+            return whole
+        order, changed = self._order, changes[self._order]
+        groups, sums = self._groups[order], np.cumsum(changed)
+        is_first = np.ones(len(order), bool)
+        is_first[1:] = groups[1:] != groups[:-1]
+        before = (sums - changed)[is_first]
+        found = np.empty(len(order), np.int64)
+        found[order] = sums - before[np.cumsum(is_first) - 1] + begins[groups]
+        return found

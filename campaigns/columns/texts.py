@@ -9,7 +9,6 @@ that does not fit is left.
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping
-from functools import cached_property
 from typing import Any, Final, NamedTuple
 
 import msgspec
@@ -61,14 +60,8 @@ class Texts:
 
     def strings(self, fields: Fields) -> list[str]:
         """Return fields as strings of Python, where no columns will do."""
-        text = self._text
         places = zip(fields.starts.tolist(), fields.ends.tolist(), strict=True)
-        return [text[start:end] for start, end in places]
-
-    @cached_property
-    def _text(self) -> str:
-        """One character a byte; fields are of ASCII."""
-        return self.data.tobytes().decode("latin-1")
+        return [self.data[start:end].tobytes().decode() for start, end in places]
 
     def _plain(self) -> Array:
         """Which texts are of printable ASCII and without escapes, so that quotes mean what they do.
@@ -113,7 +106,8 @@ class Template:
     def fits(self, texts: Texts, rows: Array) -> tuple[Array, dict[str, Fields]]:
         """Return which rows have this form, and where in these what varies is.
 
-        The rows are plain and have as many quotes as the template.
+        The rows are plain and have as many quotes as the template. So a literal that begins at
+        the right quote of its row ends before the next one begins, and the last must end the row.
         """
         firsts = texts.firsts[rows]
         fitting = np.ones(len(rows), bool)
@@ -122,9 +116,8 @@ class Template:
         for place, literal in enumerate(self.literals):
             start = self._start(texts, rows, firsts + quote, place)
             fitting &= texts.cut(start, len(literal)) == literal
-            fitting &= start + len(literal) <= texts.ends[rows]
-            if place:
-                fitting &= start >= starts[-1] + len(self.literals[place - 1])
+            if literal.startswith(b","):  # what is before it is a number, which is not empty
+                fitting &= start > starts[-1] + len(self.literals[place - 1])
             starts.append(start)
             quote += literal.count(b'"')
         fitting &= starts[-1] + len(self.literals[-1]) == texts.ends[rows]
@@ -189,9 +182,9 @@ def words_of(strings: Array, length: int) -> Array:
 
 
 def by_length(fields: Fields, longest: int) -> Iterator[tuple[int, Array]]:
-    """Yield each length that fields have, up to the longest, and which of them have it."""
+    """Yield each length that fields have, from 1 up to the longest, and which of them have it."""
     lengths = fields.ends - fields.starts
     known = np.unique(lengths) if len(lengths) and (lengths != lengths[0]).any() else lengths[:1]
     for length in known.tolist():
-        if length <= longest:
+        if 0 < length <= longest:
             yield length, np.flatnonzero(lengths == length)

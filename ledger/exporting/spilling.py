@@ -154,7 +154,7 @@ class Table:
         """Make the index large enough, and enter all rows anew."""
         slots = len(self._index.items)
         while self.count > slots * FULL:
-            slots *= 2
+            slots *= 4
         self._index.close()
         self._index = _Mapped(np.dtype("<u8"), slots)
         for start in range(0, self.count, STEP):
