@@ -12,7 +12,9 @@ import re
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from hashlib import blake2b
-from typing import Final
+from typing import Any, Final
+
+import msgspec
 
 from campaigns.columns.holders import Holders
 from campaigns.columns.names import keys_of, owners_of
@@ -26,10 +28,16 @@ from ledger.exporting.spilling import Table
 ACCOUNTS_MAX: Final = 200_000
 """Accounts that are kept in memory; beyond them those of packets go into a table."""
 
-_PERSON: Final = re.compile(rb'"person":"([0-9A-Za-z_.-]{1,64})"')
 _NAME: Final = re.compile(r"[0-9A-Za-z_.-]{1,64}", re.ASCII)
 _PACKET: Final = re.compile(r"packet:[0-9a-f]{32}", re.ASCII)
 _MINOR_BOUND: Final = 1 << 62
+
+
+class _Whose(msgspec.Struct, gc=False):
+    person: Any = None
+
+
+_whose: Final = msgspec.json.Decoder(_Whose).decode
 
 
 class Window:
@@ -106,9 +114,7 @@ class Window:
 
     def load_accounts(self, streams: Iterable[bytes], states: Sequence[bytes]) -> None:
         """Put in the accounts of the people and packets of some events of the stretch."""
-        people = dict.fromkeys(
-            found[1].decode() for state in states if (found := _PERSON.search(state))
-        )
+        people = dict.fromkeys(person for state in states if (person := person_of(state)))
         for currency, holders in self.holders.items():
             accounts, held = self._book.balances[currency], self._held[currency]
             wanted = [person for person in people if person not in held]
@@ -188,6 +194,15 @@ class _Coupons(Coupons):
             return self[coupon]
         (known,) = self._streams.load([coupon.to_bytes(16)])
         return known.coupon
+
+
+def person_of(state: bytes) -> str | None:
+    """Return whom an event is about, however its bytes say so; None unless it is a usual name."""
+    try:
+        person = _whose(state).person
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return None
+    return person if isinstance(person, str) and _NAME.fullmatch(person) else None
 
 
 def _key(name: str) -> bytes:
