@@ -20,8 +20,8 @@ from types import TracebackType
 from typing import Final, NamedTuple
 from uuid import UUID
 
-from campaigns.columns.passing import GROUPS_AT_ONCE, Passing
-from campaigns.columns.rows import NEVER, Rows, rows_of
+from campaigns.columns.passing import Passing, batches
+from campaigns.columns.rows import NEVER, Rows
 from campaigns.export_window import Window
 from campaigns.verification import Audit
 from ledger.events import Event
@@ -194,7 +194,10 @@ class _Verification:
         try:
             file = ExportFile(self._directory / said.name, said, checksums=not proved.differs)
             if self._passing is not None and self._window is not None:
-                self._pass(file, self._passing, self._window)
+                for groups in batches(file):
+                    if not self._pass(groups, self._passing, self._window):
+                        return
+                    del groups  # so that they are not beside the next ones
                 return
             for number in range(file.groups):
                 if not self._feed(file.events(number)):
@@ -235,21 +238,8 @@ class _Verification:
             gc.enable()
         return events
 
-    def _pass(self, file: ExportFile, passing: Passing, window: Window) -> None:
-        """Judge a file, as much of it as can be in columns."""
-        numbers = range(file.groups)
-        for start in numbers[::GROUPS_AT_ONCE]:
-            groups: list[Rows] = []
-            try:
-                for number in numbers[start : start + GROUPS_AT_ONCE]:
-                    groups.append(rows_of(file, number))  # noqa: PERF401 - those before count
-            finally:
-                is_judged = self._pass_groups(groups, passing, window)
-            if not is_judged:
-                return
-
-    def _pass_groups(self, groups: Sequence[Rows], passing: Passing, window: Window) -> bool:
-        """Judge row groups; return whether all of them could be."""
+    def _pass(self, groups: Sequence[Rows], passing: Passing, window: Window) -> bool:
+        """Judge row groups, as much as can be in columns; return whether all could be judged."""
         mistimed: list[list[Finding]] = [[] for _ in groups]
         told = 0
         for group, start, end in passing.left(groups):
@@ -269,8 +259,7 @@ class _Verification:
             mistimed[group] += self._mistimed(entries, events, instants)
         for left in mistimed[told:]:
             self._tell(left)
-        if groups:
-            self._judged = groups[-1].last
+        self._judged = groups[-1].last
         return True
 
     def _stop(self, where: str, error: Exception) -> None:

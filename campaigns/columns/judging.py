@@ -7,13 +7,15 @@ Nothing is changed for an event that is not confirmed or comes after one.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
-from typing import Any, Final, NamedTuple
+from typing import Final, NamedTuple
 from uuid import UUID
 
 import numpy as np
 
 from campaigns.accounting import campaign_account, merchant_account, sponsor_account
+from campaigns.campaign import Campaign, Terms
 from campaigns.columns.alike import (
     CLAIM,
     EXPIRY,
@@ -69,7 +71,6 @@ class _Bounds(NamedTuple):
     limit: int = 0
     """Ordinals of the claims."""
     threshold: int = 0
-    amount: int = 0
     issued: int = 0
     granted: int = 0
     budget: int = 0
@@ -182,37 +183,11 @@ class _Run:
         pot = self._rules.pots.get(fact.campaign)
         if pot is None or not self._is_sound(fact, pot):
             return _Bounds()
-        terms, face = pot.campaign.terms, fact.amount_minor
-        valid_from, valid_until = micros_of(terms.valid_from), micros_of(terms.valid_until)
-        match fact.kind:
-            case _ if fact.kind == CLAIM:
-                begin, end = micros_of(terms.claim_from), micros_of(terms.claim_until)
-                changes = {"issued": 1, "granted": face, "pot": -face, "held": face}
-                least, limit = 1, terms.per_person_limit
-                return _Bounds(True, begin, end, least, limit, 0, face, **changes)
-            case _ if fact.kind == REDEMPTION:
-                threshold = terms.threshold_minor
-                changes = {"held": -face, "earned": face}
-                return _Bounds(True, valid_from, valid_until, 0, 0, threshold, face, **changes)
-            case _ if fact.kind == REFUND:
-                # One after the validity owes a reclaim: that is not for columns.
-                changes = {"held": face, "earned": -face}
-                return _Bounds(True, _EVER, valid_until, 0, 0, 0, face, **changes)
-            case _:
-                is_pots = fact.destination[0] == "campaign"
-                span = (valid_until, _NEVER) if fact.kind == EXPIRY else (_EVER, valid_until)
-                changes = {
-                    "issued": -1 if terms.restock else 0,
-                    "granted": -face,
-                    "budget": 0 if is_pots else -face,
-                    "pot": face if is_pots else 0,
-                    "held": -face,
-                }
-                return _Bounds(True, *span, 0, 0, 0, face, **changes)
+        return _BOUNDS[fact.kind](fact, pot.campaign.terms)
 
     def _is_sound(self, fact: Fact, pot: Pot) -> bool:
         """Whether what the events have in common is what the campaign says at this position."""
-        campaign, terms = pot.campaign, pot.campaign.terms
+        terms = pot.campaign.terms
         is_plain = pot.lottery is None and pot.handout is None and terms.public_draw is None
         if not (pot.judged and is_plain) or terms.kind == "packet" or terms.packet is not None:
             return False
@@ -220,20 +195,8 @@ class _Run:
             return False
         if not 0 < fact.amount_minor <= AMOUNT_MAX or fact.currency not in self._book.balances:
             return False
-        match fact.kind:
-            case _ if fact.kind == CLAIM:
-                expected = (campaign.version, terms.threshold_minor)
-                validity = (terms.valid_from, terms.valid_until)
-                return (
-                    campaign.state == "open"
-                    and (fact.campaign_version, fact.threshold_minor) == expected
-                    and fact.validity == validity
-                )
-            case _ if fact.kind in {EXPIRY, VOIDING}:
-                is_end = fact.kind == VOIDING or fact.validity == (terms.valid_until,)
-                return is_end and fact.destination == (campaign.returns_to, campaign.sponsor)
-            case _:
-                return True
+        asks = _ASKS.get(fact.kind)
+        return asks is None or asks(fact, pot.campaign)
 
     # --- rules --------------------------------------------------------------------------------
 
@@ -345,9 +308,7 @@ class _Run:
         self._wrong |= (sums["granted"] < 0) | (sums["granted"] > sums["budget"])
         self._wrong |= sums["pot"] < 0
         return {
-            campaign: {
-                name: int(change[group == number].sum()) for name, change in changes.items()
-            }
+            campaign: {name: int(change[group == number].sum()) for name, change in changes.items()}
             for campaign, number in numbers.items()
         }
 
@@ -358,12 +319,16 @@ class _Run:
         if not len(rows):
             return {}
         currencies = sorted({self._shared.facts[number].currency for number in self._used})
-        of_fact = np.array([
-            currencies.index(fact.currency) if fact.currency in currencies else 0
-            for fact in self._shared.facts
-        ])
+        of_fact = np.array(
+            [
+                currencies.index(fact.currency) if fact.currency in currencies else 0
+                for fact in self._shared.facts
+            ]
+        )
         count = len(self._shared.merchants)
-        used, group = np.unique(of_fact[run.fact[rows]] * count + run.merchant[rows], return_inverse=True)
+        used, group = np.unique(
+            of_fact[run.fact[rows]] * count + run.merchant[rows], return_inverse=True
+        )
         accounts = [
             (currencies[one // count], merchant_account(self._shared.merchants[one % count]))
             for one in used.tolist()
@@ -394,10 +359,7 @@ class _Run:
         )
         state = _AFTER[run.kind[last]]
         rows["step"] = (
-            run.version[last] << VERSION_BITS_FROM
-            | HAS_COUPON
-            | ordinal & ~STATE_MASK
-            | state
+            run.version[last] << VERSION_BITS_FROM | HAS_COUPON | ordinal & ~STATE_MASK | state
         )
         taken = run.kind[last] == REDEMPTION
         rows["mark"] = np.where(taken, run.mark[last], 0)
@@ -434,6 +396,96 @@ class _Run:
         accounts[account] = accounts.get(account, 0) + minor
         if not accounts[account]:
             del accounts[account]
+
+
+# --- kinds of events --------------------------------------------------------------------------
+
+
+def _claim(fact: Fact, terms: Terms) -> _Bounds:
+    return _Bounds(
+        is_sound=True,
+        begin=micros_of(terms.claim_from),
+        end=micros_of(terms.claim_until),
+        least=1,
+        limit=terms.per_person_limit,
+        issued=1,
+        granted=fact.amount_minor,
+        pot=-fact.amount_minor,
+        held=fact.amount_minor,
+    )
+
+
+def _redemption(fact: Fact, terms: Terms) -> _Bounds:
+    return _Bounds(
+        is_sound=True,
+        begin=micros_of(terms.valid_from),
+        end=micros_of(terms.valid_until),
+        threshold=terms.threshold_minor,
+        held=-fact.amount_minor,
+        earned=fact.amount_minor,
+    )
+
+
+def _refund(fact: Fact, terms: Terms) -> _Bounds:
+    """Return those of a refund; one after the validity owes a reclaim and is not for columns."""
+    return _Bounds(
+        is_sound=True,
+        begin=_EVER,
+        end=micros_of(terms.valid_until),
+        held=fact.amount_minor,
+        earned=-fact.amount_minor,
+    )
+
+
+def _end(fact: Fact, terms: Terms) -> _Bounds:
+    valid_until = micros_of(terms.valid_until)
+    is_pots = fact.destination[0] == "campaign"
+    return _Bounds(
+        is_sound=True,
+        begin=valid_until if fact.kind == EXPIRY else _EVER,
+        end=_NEVER if fact.kind == EXPIRY else valid_until,
+        issued=-1 if terms.restock else 0,
+        granted=-fact.amount_minor,
+        budget=0 if is_pots else -fact.amount_minor,
+        pot=fact.amount_minor if is_pots else 0,
+        held=-fact.amount_minor,
+    )
+
+
+_BOUNDS: Final[dict[int, Callable[[Fact, Terms], _Bounds]]] = {
+    CLAIM: _claim,
+    REDEMPTION: _redemption,
+    REFUND: _refund,
+    EXPIRY: _end,
+    VOIDING: _end,
+}
+
+
+def _is_claim_of(fact: Fact, campaign: Campaign) -> bool:
+    terms = campaign.terms
+    expected = (campaign.version, terms.threshold_minor)
+    validity = (terms.valid_from, terms.valid_until)
+    return (
+        campaign.state == "open"
+        and (fact.campaign_version, fact.threshold_minor) == expected
+        and fact.validity == validity
+    )
+
+
+def _is_expiry_of(fact: Fact, campaign: Campaign) -> bool:
+    return fact.validity == (campaign.terms.valid_until,) and _is_end_of(fact, campaign)
+
+
+def _is_end_of(fact: Fact, campaign: Campaign) -> bool:
+    return fact.destination == (campaign.returns_to, campaign.sponsor)
+
+
+_ASKS: Final[dict[int, Callable[[Fact, Campaign], bool]]] = {
+    CLAIM: _is_claim_of,
+    EXPIRY: _is_expiry_of,
+    VOIDING: _is_end_of,
+}
+"""Kind → whether its facts are the campaign's; those of other kinds have none but the amount."""
 
 
 def _behind(values: Array, is_first: Array, begins: Array) -> Array:

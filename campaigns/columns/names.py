@@ -33,8 +33,7 @@ _ALLOWED[list(_CHARACTERS)] = True
 
 def are_names(texts: Array) -> Array:
     """Return which rows of bytes are names whose accounts can be kept in columns."""
-    found: Array = _ALLOWED[texts].all(axis=1)
-    return found
+    return np.asarray(_ALLOWED[texts].all(axis=1))
 
 
 def keys_of_words(words: Array) -> Array:
@@ -77,7 +76,7 @@ def mark_of(merchant: str, order: str) -> int:
 
 
 def marks_of(merchants: Array, orders: Array, lengths: tuple[int, int]) -> Array:
-    """Return the same numbers of rows of words; the lengths are those of all merchants and orders."""
+    """Return the same numbers of rows of words, of merchants and of orders of these lengths."""
     mixed = np.full(len(merchants), _MARK_SEED ^ lengths[0] << 32 ^ lengths[1], np.uint64)
     factor = np.uint64(_MARK_FACTOR)
     for column in (*merchants.T, *orders.T):

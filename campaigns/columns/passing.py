@@ -14,13 +14,17 @@ import numpy as np
 
 from campaigns.columns.judging import Judge
 from campaigns.columns.reading import NONE, Columns, Shared, read, runs_of
-from campaigns.columns.rows import Rows
+from campaigns.columns.rows import Rows, rows_of
 from campaigns.columns.texts import Array
 from campaigns.export_window import Window
 from campaigns.verification import Audit
+from ledger.exporting.reading import ExportFile, Unreadable
 
 GROUPS_AT_ONCE: Final = 8
 """Row groups that are judged together: memory grows with them, the time of an event falls."""
+
+BYTES_AT_ONCE: Final = 1 << 26
+"""Bytes of events that are judged together, unless one row group alone has more."""
 
 RUN_MIN: Final = 64
 """Shortest run that is judged in columns: for fewer events the columns cost more than the audit."""
@@ -35,6 +39,29 @@ class Piece(NamedTuple):
     group: int
     start: int
     end: int
+
+
+def batches(file: ExportFile) -> Iterator[list[Rows]]:
+    """Yield the row groups that are judged together; raise `Unreadable` at the first that is not.
+
+    Those before it are yielded first.
+    """
+    groups: list[Rows] = []
+    size = 0
+    for number in range(file.groups):
+        try:
+            rows = rows_of(file, number)
+        except Unreadable:
+            if groups:
+                yield groups
+            raise
+        if groups and (len(groups) == GROUPS_AT_ONCE or size + len(rows.data) > BYTES_AT_ONCE):
+            yield groups
+            groups, size = [], 0
+        groups.append(rows)
+        size += len(rows.data)
+    if groups:
+        yield groups
 
 
 class Passing:

@@ -51,6 +51,10 @@ TEMPLATES_MAX: Final = 32
 FEW: Final = 8
 """Events of one form for which a template is not worth its making."""
 
+TEXT_BYTES_MAX: Final = 1 << 25
+"""Largest row group that is read by its bytes, 4 KiB an event: their quotes alone take as much
+as eight times that."""
+
 _DIGITS_MAX: Final = 15
 """Longest number that is read; it fits into 64 bits whatever its digits are."""
 _BOUND: Final = 10**_DIGITS_MAX
@@ -125,7 +129,7 @@ def read(rows: Rows, shared: Shared) -> Columns:
     columns.stream[:], columns.version[:] = rows.streams, rows.versions
     columns.at[:] = rows.instants
     kinds = np.array([KINDS.get(topic, NONE) for topic in rows.topics], np.int8)[rows.topic]
-    if (kinds == NONE).all():
+    if (kinds == NONE).all() or len(rows.data) > TEXT_BYTES_MAX:
         return columns
     texts = Texts(rows.data, rows.offsets)
     reader = _Reader(rows, texts, columns, shared)

@@ -115,7 +115,7 @@ class Template:
         quote = 0
         for place, literal in enumerate(self.literals):
             start = self._start(texts, rows, firsts + quote, place)
-            fitting &= texts.cut(start, len(literal)) == literal
+            fitting &= _are(texts.cut(start, len(literal)), literal)
             if literal.startswith(b","):  # what is before it is a number, which is not empty
                 fitting &= start > starts[-1] + len(self.literals[place - 1])
             starts.append(start)
@@ -161,6 +161,14 @@ def _pieces(
         else:
             yield None, _encode(value)
     yield None, b"}"
+
+
+def _are(strings: Array, literal: bytes) -> Array | bool:
+    """Return which strings are the literal; mostly all of them are, which is told at once."""
+    if strings.tobytes() == literal * len(strings):
+        return True
+    found: Array = (bytes_of(strings, len(literal)) == np.frombuffer(literal, np.uint8)).all(axis=1)
+    return found
 
 
 def bytes_of(strings: Array, length: int) -> Array:

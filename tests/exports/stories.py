@@ -26,7 +26,6 @@ from campaigns.campaign import (
     Terms,
 )
 from campaigns.coupon import (
-    CouponClaimed,
     CouponExpired,
     CouponReclaimed,
     CouponRedeemed,
@@ -41,7 +40,7 @@ from ledger.history import Entry
 
 FACE = 500
 HOUR = timedelta(hours=1)
-WHYS: tuple[tuple[str, ...], ...] = (), ("key", "cd" * 32)
+WHYS: tuple[tuple[str | None, str | None], ...] = (None, None), ("key", "cd" * 32)
 MERCHANTS = ("m1", "m22", "m-333", "m4")
 
 
@@ -159,8 +158,10 @@ class Story:
             self.claim(chosen, self._name(), 1)
 
     def _name(self) -> str:
-        return f"{self.chance.getrandbits(128):032x}" if self.chance.random() < 0.8 else (
-            f"u{self.chance.randrange(10**6)}"
+        return (
+            f"{self.chance.getrandbits(128):032x}"
+            if self.chance.random() < 0.8
+            else (f"u{self.chance.randrange(10**6)}")
         )
 
     def claim(self, campaign: UUID, person: str, n: int = 1) -> UUID:
@@ -177,12 +178,12 @@ class Story:
     def redeem(self, coupon: UUID) -> None:
         kept = self.coupons[coupon]
         merchant = self.chance.choice(MERCHANTS[:3])
-        order = f"o-{self.chance.randrange(10**self.chance.randrange(1, 9))}"
+        order = f"o-{self.chance.randrange(10 ** self.chance.randrange(1, 9))}"
         fields = {
             "merchant": merchant,
             "shop": None if self.is_plain else self.chance.choice([None, "east gate"]),
             "order": order,
-            "order_total_minor": 3_000 + self.chance.randrange(10**self.chance.randrange(1, 7)),
+            "order_total_minor": 3_000 + self.chance.randrange(10 ** self.chance.randrange(1, 7)),
             "discount_minor": FACE,
             "currency": "CNY",
         }
@@ -234,7 +235,9 @@ class Story:
             originator_version=version,
             at=self.at,
             by=by,
-            why=Why(f"r{len(self.entries)}", *(() if self.is_plain else self.chance.choice(WHYS))),
+            why=Why(
+                f"r{len(self.entries)}", *(WHYS[0] if self.is_plain else self.chance.choice(WHYS))
+            ),
             **fields,
         )
         self._add(event)
