@@ -42,6 +42,7 @@ from campaigns.judging import (
     Pot,
 )
 from campaigns.verification import Audit
+from ledger.exporting.spilling import mixed
 
 AMOUNT_MAX: Final = 1 << 40
 """Largest face value that is summed up in columns: a run of such stays far inside 64 bits."""
@@ -246,15 +247,16 @@ class _Run:
 
     def _chains(self) -> _Chains:
         stream = self._run.stream
-        order = np.argsort(stream["low"], kind="stable")
-        low, high = stream["low"][order], stream["high"][order]
+        numbers = mixed(stream)
+        order = np.argsort(numbers, kind="stable")
+        numbers, sorted_streams = numbers[order], stream[order]
         is_first = np.ones(len(order), bool)
-        is_first[1:] = low[1:] != low[:-1]
-        # Streams that differ in the other half only are not in order: nobody has such by chance.
+        is_first[1:] = numbers[1:] != numbers[:-1]
+        # Different streams of one number would not be in order: nobody has such by chance.
         is_mixed = np.zeros(len(order), bool)
-        is_mixed[1:] = ~is_first[1:] & (high[1:] != high[:-1])
+        is_mixed[1:] = ~is_first[1:] & (sorted_streams[1:] != sorted_streams[:-1])
         self._wrong[order[is_mixed]] = True
-        rows = self._window.streams.found(stream[order[is_first]])
+        rows = self._window.streams.found(sorted_streams[is_first])
         return _Chains(order, is_first, np.cumsum(is_first) - 1, rows)
 
     def _campaigns(self) -> Array:
@@ -272,7 +274,7 @@ class _Run:
         has_coupon = ((self._window.streams.found(keys)["step"] & HAS_COUPON) != 0)[places]
         firsts = np.flatnonzero(chains.is_first)
         heads = chains.order[firsts]
-        claimed = np.searchsorted(run.stream["low"][heads], wanted["low"])
+        claimed = np.searchsorted(mixed(run.stream[heads]), mixed(wanted))
         head = heads[np.minimum(claimed, len(heads) - 1)]
         is_claimed = (run.stream[head] == wanted) & (run.kind[head] == CLAIM) & (head < later)
         self._wrong[later[~(has_coupon | is_claimed)]] = True

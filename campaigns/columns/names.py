@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from hashlib import sha1
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 
@@ -33,22 +33,42 @@ _ALLOWED[list(_CHARACTERS)] = True
 
 def are_names(texts: Array) -> Array:
     """Return which rows of bytes are names whose accounts can be kept in columns."""
-    return np.asarray(_ALLOWED[texts].all(axis=1))
+    are_allowed = _ALLOWED[texts]
+    if are_allowed.all():
+        return np.ones(len(texts), bool)
+    return np.asarray(are_allowed.all(axis=1))
 
 
 def keys_of_words(words: Array) -> Array:
     """Return a key of sixteen bytes for each row of words; equal for equal names only."""
     keys = np.empty(len(words), KEYS)
     for half, seed, factor in zip(("high", "low"), _SEEDS, _FACTORS[:2], strict=True):
-        mixed = np.full(len(words), seed)
-        for column in words.T:
-            mixed ^= column
-            mixed *= factor
-            mixed ^= mixed >> _HALF
+        keys[half] = _mixed(words, seed, factor)
+    return keys
+
+
+def numbers_of_words(words: Array) -> Array:
+    """Return a number of eight bytes for each row of words, surely enough of equal names only."""
+    return _mixed(words, _SEEDS[1], _FACTORS[1])
+
+
+def number_of(name: str) -> int:
+    """Return the same number of a name by itself."""
+    text = name.encode()
+    if not text:
+        return 0
+    return int(numbers_of_words(words_of(np.array([text], f"S{len(text)}"), len(text)))[0])
+
+
+def _mixed(words: Array, seed: Any, factor: Any) -> Array:
+    mixed = np.full(len(words), seed)
+    for column in words.T:
+        mixed ^= column
         mixed *= factor
         mixed ^= mixed >> _HALF
-        keys[half] = mixed
-    return keys
+    mixed *= factor
+    mixed ^= mixed >> _HALF
+    return mixed
 
 
 def keys_of(names: Sequence[str]) -> Array:

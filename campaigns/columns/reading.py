@@ -7,8 +7,9 @@ is left out, and nobody is told why: that is the audit's to say.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from datetime import datetime, timedelta
+from functools import partial
 from typing import Any, Final, NamedTuple
 from uuid import UUID
 
@@ -24,6 +25,8 @@ from campaigns.columns.names import (
     keys_of_words,
     mark_of,
     marks_of,
+    number_of,
+    numbers_of_words,
 )
 from campaigns.columns.rows import Rows
 from campaigns.columns.texts import (
@@ -105,7 +108,7 @@ class Shared:
         self.facts: list[Fact] = []
         self.merchants: list[str] = []
         self._facts: dict[Fact, int] = {}
-        self._merchants: dict[str, int] = {}
+        self._merchants: dict[int, int] = {}
 
     def fact(self, fact: Fact) -> int:
         """Return the number of a fact."""
@@ -114,11 +117,11 @@ class Shared:
             self.facts.append(fact)
         return number
 
-    def merchant(self, name: str) -> int:
-        """Return the number of a merchant."""
-        number = self._merchants.setdefault(name, len(self.merchants))
+    def merchant(self, key: int, name: Callable[[], str]) -> int:
+        """Return the number of a merchant by a key of the name, which is asked for once."""
+        number = self._merchants.setdefault(key, len(self.merchants))
         if number == len(self.merchants):
-            self.merchants.append(name)
+            self.merchants.append(name())
         return number
 
 
@@ -265,12 +268,14 @@ class _Reader:
         for length, alike in by_length(merchants, NAME_BYTES_MAX):
             starts = merchants.starts[alike]
             words = words_of(self._texts.cut(starts, length), length)
-            _, first, number = np.unique(
-                keys_of_words(words)["low"], return_index=True, return_inverse=True
+            keys, first, number = np.unique(
+                numbers_of_words(words), return_index=True, return_inverse=True
             )
-            names = self._texts.strings(_those(merchants, alike[first]))
-            numbers = np.array([self._shared.merchant(name) for name in names], np.int32)
-            self._columns.merchant[rows[alike]] = numbers[number]
+            numbers = [
+                self._shared.merchant(key, partial(self._texts.string, start, start + length))
+                for key, start in zip(keys.tolist(), starts[first].tolist(), strict=True)
+            ]
+            self._columns.merchant[rows[alike]] = np.array(numbers, np.int32)[number]
             for size, those in by_length(_those(orders, alike), NAME_BYTES_MAX):
                 order = words_of(self._texts.cut(orders.starts[alike[those]], size), size)
                 marks = marks_of(words[those], order, (length, size))
@@ -361,7 +366,8 @@ class _Reader:
         elif isinstance(event, CouponRedeemed):
             columns.total_minor[row] = event.order_total_minor
         if isinstance(event, CouponRedeemed | CouponRefunded):
-            columns.merchant[row] = self._shared.merchant(event.merchant)
+            key = number_of(event.merchant)
+            columns.merchant[row] = self._shared.merchant(key, lambda: event.merchant)
             columns.mark[row] = mark_of(event.merchant, event.order)
 
 

@@ -60,8 +60,11 @@ class Texts:
 
     def strings(self, fields: Fields) -> list[str]:
         """Return fields as strings of Python, where no columns will do."""
-        places = zip(fields.starts.tolist(), fields.ends.tolist(), strict=True)
-        return [self.data[start:end].tobytes().decode() for start, end in places]
+        return list(map(self.string, fields.starts.tolist(), fields.ends.tolist()))
+
+    def string(self, start: int, end: int) -> str:
+        """Return what is between two places."""
+        return self.data[start:end].tobytes().decode()
 
     def _plain(self) -> Array:
         """Which texts are of printable ASCII and without escapes, so that quotes mean what they do.

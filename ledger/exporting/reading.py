@@ -146,8 +146,11 @@ class ExportFile:
 
     def arrays(self, number: int, names: Sequence[str]) -> list[Any]:
         """Return columns of a row group as the library has them, for whoever needs no objects."""
-        table = self._table(number, names)
-        return [table.column(name).combine_chunks() for name in names]
+        columns = map(self._table(number, names).column, names)
+        return [
+            column.chunk(0) if column.num_chunks == 1 else column.combine_chunks()
+            for column in columns
+        ]
 
     def streams(self) -> list[bytes]:
         """Return the streams of all events in the file."""

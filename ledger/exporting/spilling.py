@@ -29,6 +29,12 @@ KEYS: Final = np.dtype([("high", "<u8"), ("low", "<u8")])
 _MIXERS: Final = np.frombuffer(os.urandom(32), np.uint64) | np.uint64(1)
 """Of this process only, so that nobody can choose keys that all want the same slot."""
 
+
+def mixed(keys: Any) -> Any:
+    """Return a number for each key, in the order of which a table is gone through fastest."""
+    return keys["low"] * _MIXERS[0] + keys["high"] * _MIXERS[1]
+
+
 # A slot of the index is the number of a row, counted from 1, below a tag of its key.
 _NUMBER: Final = np.uint64(2**32 - 1)
 _TAG_FROM: Final = np.uint64(32)
@@ -106,16 +112,15 @@ class Table:
 
     def _in_order(self, keys: Any) -> Iterator[Any]:
         """Yield which keys to touch together: those that are near each other in the index."""
-        order = np.argsort(self._slots(keys)[0])
+        order = _sorted(self._slots(keys)[0])
         for start in range(0, len(order), AT_ONCE):
             yield order[start : start + AT_ONCE]
 
     def _slots(self, keys: Any) -> tuple[Any, Any]:
         """Return the slot that each key wants, and its tag where it belongs in a slot."""
         last = len(self._index.items) - 1
-        mixed = keys["low"] * _MIXERS[0] + keys["high"] * _MIXERS[1]
         tags = keys["low"] * _MIXERS[2] + keys["high"] * _MIXERS[3]
-        return (mixed >> np.uint64(64 - last.bit_length())).astype(np.int64), tags & ~_NUMBER
+        return (mixed(keys) >> np.uint64(64 - last.bit_length())).astype(np.int64), tags & ~_NUMBER
 
     def _places(self, keys: Any) -> Any:
         """Return where the row of each key lies, 0 where there is none."""
@@ -143,7 +148,7 @@ class Table:
         index, last = self._index.items, len(self._index.items) - 1
         slots, tags = self._slots(rows)
         entries = tags | rows["place"].astype(np.uint64)
-        left = np.argsort(slots)
+        left = _sorted(slots)
         while len(left):
             is_free = index[slots[left]] == 0
             index[slots[left[is_free]]] = entries[left[is_free]]
@@ -193,6 +198,13 @@ class _Mapped:
     def _unmap(self) -> None:
         del self.items
         self._memory.close()
+
+
+def _sorted(slots: Any) -> Any:
+    """Return the order of slots; mostly they are in order."""
+    if (slots[1:] >= slots[:-1]).all():
+        return np.arange(len(slots))
+    return np.argsort(slots)
 
 
 def split(keys: Sequence[bytes]) -> Any:

@@ -36,6 +36,7 @@ from campaigns.coupon import (
 from campaigns.granting import plain_claim
 from campaigns.persons.person import PersonErased, person_id
 from ledger.events import Actor, Event, Why, canonical
+from ledger.exporting import spilling
 from ledger.history import Entry
 
 FACE = 500
@@ -293,7 +294,14 @@ def _at(change: Callable[[bytes], bytes]) -> Bend:
     return bend
 
 
-OTHER = UUID(int=0xABCDEF).hex
+def twin_of(stream: UUID) -> UUID:
+    """Another stream that would lie in the same place of every table."""
+    low, high = map(int, spilling._MIXERS[:2])
+    first = int.from_bytes(stream.bytes[:8], "little") ^ 1
+    change = first - int.from_bytes(stream.bytes[:8], "little")
+    second = int.from_bytes(stream.bytes[8:], "little") - change * high * pow(low, -1, 2**64)
+    return UUID(bytes=first.to_bytes(8, "little") + (second % 2**64).to_bytes(8, "little"))
+
 
 FIELD_BENDS: dict[str, Bend] = {
     "person": field_to("person", lambda one: one[:-1] + ("0" if one[-1] != "0" else "1")),
@@ -395,6 +403,7 @@ COLUMN_BENDS: dict[str, Bend] = {
     "version before": column_to("version", lambda one: one - 1),
     "stream": column_to("stream", lambda one: UUID(int=one.int ^ 1)),
     "half of the stream": column_to("stream", lambda one: UUID(int=one.int ^ 1 << 100)),
+    "twin of the stream": column_to("stream", twin_of),
     "position": column_to("position", lambda one: one + 1),
     "topic of a redemption": column_to("topic", lambda _: "coupon.redeemed"),
     "topic of nothing": column_to("topic", lambda _: "coupon.eaten"),

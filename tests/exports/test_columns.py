@@ -520,7 +520,7 @@ PLANTED: list[tuple[str, str, str, Callable[[], list[Entry]]]] = [
         "judging",
         "self._wrong[order[is_mixed]] = True",
         "pass",
-        lambda: of_story("redeemed", "half of the stream"),
+        lambda: of_story("redeemed", "twin of the stream"),
     ),
     (
         "judging",
