@@ -74,20 +74,20 @@ def rows_of(file: ExportFile, number: int) -> Rows:
     """Return a row group; raise `Unreadable` when it is not one."""
     positions, streams, versions, topics, instants, states = file.arrays(number, _COLUMNS)
     return Rows(
-        positions.to_numpy(),
-        _fixed(streams.storage),
-        versions.to_numpy().astype(np.int64),
+        _values(positions, np.int64),
+        _values(streams.storage, KEYS),
+        _values(versions, np.int32).astype(np.int64),
         topics.dictionary.to_pylist(),
-        topics.indices.to_numpy(),
-        instants.cast(pa.int64()).fill_null(NEVER).to_numpy(),
+        _values(topics.indices, np.int32),
+        _values(instants.cast(pa.int64()).fill_null(NEVER), np.int64),
         *_texts(states),
     )
 
 
-def _fixed(column: Any) -> Array:
-    """Return values of sixteen bytes."""
-    _, data = column.buffers()
-    return np.frombuffer(data, KEYS, len(column), column.offset * KEYS.itemsize)
+def _values(column: Any, form: Any) -> Array:
+    """Return values of one size, none of which is missing, where they lie."""
+    size = np.dtype(form).itemsize
+    return np.frombuffer(column.buffers()[1], form, len(column), column.offset * size)
 
 
 def _texts(column: Any) -> tuple[Array, Array]:
