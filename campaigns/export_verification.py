@@ -20,6 +20,8 @@ from types import TracebackType
 from typing import Final, NamedTuple
 from uuid import UUID
 
+from campaigns.columns.passing import Passing, batches
+from campaigns.columns.rows import NEVER, Rows
 from campaigns.export_window import Window
 from campaigns.verification import Audit
 from ledger.events import Event
@@ -132,6 +134,7 @@ class _Verification:
         self._roots = Roots(manifest.book)
         self._audit = Audit(manifest.book, tallies=False)
         self._window = Window(self._audit) if manifest.size > IN_MEMORY else None
+        self._passing = None if self._window is None else Passing(self._audit, self._window)
         self._judged = 0
         self._is_whole = True
         self._last: Signed | None = None
@@ -190,13 +193,15 @@ class _Verification:
             return
         try:
             file = ExportFile(self._directory / said.name, said, checksums=not proved.differs)
-            if self._window is not None:
-                self._window.begin(file.streams())
+            if self._passing is not None and self._window is not None:
+                for groups in batches(file):
+                    if not self._pass(groups, self._passing, self._window):
+                        return
+                    del groups  # so that they are not beside the next ones
+                return
             for number in range(file.groups):
                 if not self._feed(file.events(number)):
                     return
-            if self._window is not None:
-                self._window.end()
         except Unreadable as why:
             self._is_whole = False
             where = f"{self._book}:{why.first} to {self._book}:{why.last}"
@@ -204,30 +209,28 @@ class _Verification:
 
     def _feed(self, group: Group) -> bool:
         """Judge a row group; return whether it could be."""
-        if self._window is not None:
-            self._window.load_accounts(group.streams, group.states)
-        events = self._audited(group)
-        if len(events) < len(group.positions):
+        streams = [UUID(bytes=stream) for stream in group.streams]
+        rows = zip(
+            group.positions, streams, group.versions, group.topics, group.states, strict=True
+        )
+        entries = [Entry(*row) for row in rows]
+        events = self._audited(entries)
+        if len(events) < len(entries):
             return False
         self._judged = group.positions[-1]
-        known = [event.at for event in events if event is not None]
-        if len(known) < len(events) or instants_of(known) != group.instants:
-            self._compare_instants(group, events)
+        self._tell(self._mistimed(entries, events, group.instants))
         return True
 
-    def _audited(self, group: Group) -> list[Event | None]:
-        """Feed a group to the audit; nothing in it makes rings, so none are looked for."""
+    def _audited(self, entries: Iterable[Entry]) -> list[Event | None]:
+        """Feed events to the audit; nothing in them makes rings, so none are looked for."""
         feed, audit, events = self._audit.feed, self._audit, []
         gc.disable()
         try:
-            streams = [UUID(bytes=stream) for stream in group.streams]
-            for row in zip(
-                group.positions, streams, group.versions, group.topics, group.states, strict=True
-            ):
+            for entry in entries:
                 try:
-                    events.append(feed(Entry(*row)))
+                    events.append(feed(entry))
                 except Exception as error:  # noqa: BLE001 - made-up events may defeat any rule
-                    self._stop(f"{self._book}:{row[0]}", error)
+                    self._stop(f"{self._book}:{entry.position}", error)
                     return events
                 if audit.has_findings:
                     self._tell(audit.take_findings())
@@ -235,20 +238,54 @@ class _Verification:
             gc.enable()
         return events
 
+    def _pass(self, groups: Sequence[Rows], passing: Passing, window: Window) -> bool:
+        """Judge row groups, as much as can be in columns; return whether all could be judged."""
+        mistimed: list[list[Finding]] = [[] for _ in groups]
+        told = 0
+        for group, start, end in passing.left(groups):
+            for earlier in mistimed[told:group]:
+                self._tell(earlier)
+            told = group
+            entries, states = groups[group].entries(start, end), groups[group].instants[start:end]
+            streams = [entry.stream.bytes for entry in entries]
+            window.begin(streams)
+            window.load_accounts(streams, [entry.state for entry in entries])
+            events = self._audited(entries)
+            window.end(events)
+            if len(events) < len(entries):
+                self._judged = groups[group].first - 1
+                return False
+            instants = [None if one == NEVER else one for one in states.tolist()]
+            mistimed[group] += self._mistimed(entries, events, instants)
+        for left in mistimed[told:]:
+            self._tell(left)
+        self._judged = groups[-1].last
+        return True
+
     def _stop(self, where: str, error: Exception) -> None:
         """Judge no more: an event that no writer of ours has written cannot be judged at all."""
         self._is_whole = False
         found = f"{type(error).__name__}: {error}"
         self._report(Finding("event_unjudgeable", where, "an event that can be judged", found))
 
-    def _compare_instants(self, group: Group, events: Sequence[Event | None]) -> None:
-        rows = zip(group.positions, group.streams, events, group.instants, strict=True)
-        for position, stream, event, instant in rows:
+    def _mistimed(
+        self,
+        entries: Sequence[Entry],
+        events: Sequence[Event | None],
+        instants: Sequence[int | None],
+    ) -> list[Finding]:
+        """Return the events whose recorded instant is another than their own."""
+        known = [event.at for event in events if event is not None]
+        if len(known) == len(events) and instants_of(known) == list(instants):
+            return []
+        found = []
+        for entry, event, instant in zip(entries, events, instants, strict=True):
             if event is not None and instants_of([event.at]) != [instant]:
-                where = f"{self._book}:{position} stream {UUID(bytes=stream)} field recorded_at"
-                found = "none" if instant is None else f"{instant} µs"
+                where = f"{self._book}:{entry.position} stream {entry.stream} field recorded_at"
                 expected = f"{instants_of([event.at])[0]} µs since 1970"
-                self._report(Finding("instant_differs", where, expected, found))
+                told = "none" if instant is None else f"{instant} µs"
+                found.append(Finding("instant_differs", where, expected, told))
+        return found
 
     def _finish(self) -> None:
         if self._window is not None:

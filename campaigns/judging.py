@@ -41,6 +41,7 @@ from campaigns.campaign import (
     FundingProposed,
     Terms,
 )
+from campaigns.columns.names import mark_of
 from campaigns.corrections.correction import CORRECTION_EVENTS
 from campaigns.corrections.judging import CorrectionAudit, Stood
 from campaigns.coupon import (
@@ -72,18 +73,18 @@ from ledger.verification import Finding
 # A coupon is kept as one number: its state in 3 bits, its ordinal in 5 and, while it is redeemed,
 # a mark of merchant and order above them, the instant in microseconds and the version above that.
 # Numbers below 256 take no memory of their own. `kept_parts` cuts it into ones of 64 bits.
-_HELD, _REDEEMED, _EXPIRED, _VOIDED, _RECLAIMED, _ENTERED, _PACKET = range(7)
+HELD, REDEEMED, EXPIRED, VOIDED, RECLAIMED, ENTERED, PACKET = range(7)
 _STATE_NAMES: Final = ("held", "redeemed", "expired", "voided", "reclaimed", "entered", "a packet")
-_ENDED: Final = frozenset({_EXPIRED, _VOIDED, _RECLAIMED})
-_ORDINAL_BITS_FROM: Final = 3
+_ENDED: Final = frozenset({EXPIRED, VOIDED, RECLAIMED})
+ORDINAL_BITS_FROM: Final = 3
 _MARK_BITS_FROM: Final = 8
-_STATE_MASK: Final = 0b111
-_ORDINAL_MASK: Final = 0b11111
+STATE_MASK: Final = 0b111
+ORDINAL_MASK: Final = 0b11111
 _MARK_BITS: Final = 60
 _MARK_MASK: Final = 2**_MARK_BITS - 1
 _INSTANT_BITS: Final = 59
 _INSTANT_MASK: Final = 2**_INSTANT_BITS - 1
-_FIRST_INSTANT: Final = datetime.min.replace(tzinfo=UTC)
+FIRST_INSTANT: Final = datetime.min.replace(tzinfo=UTC)
 _MICROSECOND: Final = timedelta(microseconds=1)
 
 _STEPS: Final[dict[type[Event], frozenset[str]]] = {
@@ -164,7 +165,7 @@ class KeptParts(NamedTuple):
     @property
     def is_redeemed(self) -> bool:
         """Whether the other parts say anything."""
-        return self.step & _STATE_MASK == _REDEEMED
+        return self.step & STATE_MASK == REDEEMED
 
 
 def kept_parts(kept: int) -> KeptParts:
@@ -256,6 +257,16 @@ class CampaignAudit:
         self._rules[type(event)](event)
         if self.persons.erased and isinstance(event, GRANTS):
             self.persons.granted(event)
+
+    @property
+    def is_settled(self) -> bool:
+        """Whether nothing of the book is missing so far, and no certain event must come next."""
+        return self._whole and self._owed is None
+
+    def passed(self, position: int) -> None:
+        """Go on after this position: the events up to it were found sound without being fed."""
+        self._position = position
+        self._was_owed = False
 
     def skip(self, stream: UUID) -> None:
         """Pass over an event of a stream that cannot be judged any more.
@@ -551,7 +562,7 @@ class CampaignAudit:
             self._group_event(event)
             self.packets.begin(event)
             return
-        pot = self._begun(event, _PACKET)
+        pot = self._begun(event, PACKET)
         if pot is None:
             return
         self.packets.begin(event)
@@ -607,7 +618,7 @@ class CampaignAudit:
     # Coupons
 
     def _entered(self, event: CouponEntered) -> None:
-        pot = self._begun(event, _ENTERED)
+        pot = self._begun(event, ENTERED)
         if pot is None:
             return
         if pot.lottery is not None:
@@ -623,18 +634,18 @@ class CampaignAudit:
         """Take a coupon's entry or claim; return its campaign when both are known."""
         coupon = event.originator_id
         kept = self.coupons.get(coupon.int)
-        if kept is not None and (to == _ENTERED or kept & _STATE_MASK != _ENTERED):
+        if kept is not None and (to == ENTERED or kept & STATE_MASK != ENTERED):
             self._here("illegal_step", f"one claim of {self._coupon_name(coupon)}", "another")
             return None
-        ordinal = min(max(event.n, 0), _ORDINAL_MASK)
-        self.coupons[coupon.int] = ordinal << _ORDINAL_BITS_FROM | to
+        ordinal = min(max(event.n, 0), ORDINAL_MASK)
+        self.coupons[coupon.int] = ordinal << ORDINAL_BITS_FROM | to
         pot = self.pots.get(event.campaign)
         if pot is None:
             self._unknown("campaign_unknown", "a campaign that was drafted", event.campaign.hex)
         return pot
 
     def _claimed(self, event: CouponClaimed) -> None:
-        pot = self._begun(event, _HELD)
+        pot = self._begun(event, HELD)
         if pot is None:
             return
         if pot.lottery is not None and event.drawn is True:
@@ -718,9 +729,9 @@ class CampaignAudit:
         if kept is None:
             self._unknown("coupon_unknown", "coupon.claimed first", event.TOPIC)
             return None
-        state = kept & _STATE_MASK
-        n = kept >> _ORDINAL_BITS_FROM & _ORDINAL_MASK
-        self.coupons[coupon.int] = mark << _MARK_BITS_FROM | n << _ORDINAL_BITS_FROM | to
+        state = kept & STATE_MASK
+        n = kept >> ORDINAL_BITS_FROM & ORDINAL_MASK
+        self.coupons[coupon.int] = mark << _MARK_BITS_FROM | n << ORDINAL_BITS_FROM | to
         pot = self.pots.get(event.campaign)
         if pot is None:
             self._unknown("campaign_unknown", "a campaign that was drafted", event.campaign.hex)
@@ -732,13 +743,13 @@ class CampaignAudit:
         if state in _ENDED:
             code = "after_end"
         else:
-            code = "redeemed_twice" if state == to == _REDEEMED else "illegal_step"
+            code = "redeemed_twice" if state == to == REDEEMED else "illegal_step"
         expected = f"{event.TOPIC} when {_STATE_NAMES[allowed]}"
         self._here(code, expected, f"when {_STATE_NAMES[state]}")
         return None
 
     def _redeemed(self, event: CouponRedeemed) -> None:
-        pot = self._coupon_step(event, _HELD, _REDEEMED, _mark_of_redemption(event))
+        pot = self._coupon_step(event, HELD, REDEEMED, _mark_of_redemption(event))
         if pot is None:
             return
         terms = pot.campaign.terms
@@ -756,7 +767,7 @@ class CampaignAudit:
 
     def _refunded(self, event: CouponRefunded) -> None:
         redemption = self.coupons.get(event.originator_id.int, 0) >> _MARK_BITS_FROM & _MARK_MASK
-        pot = self._coupon_step(event, _REDEEMED, _HELD)
+        pot = self._coupon_step(event, REDEEMED, HELD)
         if pot is None:
             return
         terms = pot.campaign.terms
@@ -776,32 +787,32 @@ class CampaignAudit:
             return self.packets.stood(event)
         kept = self.coupons.look_up(event.holding.int)
         pot = self.pots.get(event.campaign)
-        if kept is None or pot is None or kept & _STATE_MASK != _REDEEMED:
+        if kept is None or pot is None or kept & STATE_MASK != REDEEMED:
             return None
-        n = kept >> _ORDINAL_BITS_FROM & _ORDINAL_MASK
+        n = kept >> ORDINAL_BITS_FROM & ORDINAL_MASK
         parts = kept_parts(kept)
         is_its = pot.coupon(event.person, n) == event.holding.int
         if not is_its or parts.mark != _mark(event):
             return None
-        at = _FIRST_INSTANT + parts.micros * _MICROSECOND
+        at = FIRST_INSTANT + parts.micros * _MICROSECOND
         return Stood(parts.version, at, pot.campaign.terms.valid_from)
 
     def _reclaimed(self, event: CouponReclaimed) -> None:
-        judged = self._end(event, _RECLAIMED)
+        judged = self._end(event, RECLAIMED)
         if judged is not None and not self._was_owed:
             self._here("illegal_step", f"{event.TOPIC} right after a late refund", "elsewhere")
 
     def _expired(self, event: CouponExpired) -> None:
-        pot = self._end(event, _EXPIRED)
+        pot = self._end(event, EXPIRED)
         if pot is not None and event.valid_until != pot.campaign.terms.valid_until:
             self._here("claim_other_terms", pot.campaign.terms.valid_until, event.valid_until)
 
     def _voided(self, event: CouponVoided) -> None:
-        self._end(event, _VOIDED)
+        self._end(event, VOIDED)
 
     def _end(self, event: CouponReclaimed | CouponExpired | CouponVoided, to: int) -> Pot | None:
         """End a coupon: its money is granted no more, its piece is free again if so agreed."""
-        judged = self._coupon_step(event, _HELD, to)
+        judged = self._coupon_step(event, HELD, to)
         pot = self.pots.get(event.campaign)
         if pot is not None:
             self._give_back(pot, event)
@@ -809,7 +820,7 @@ class CampaignAudit:
             return None
         terms = judged.campaign.terms
         self.held_minor[terms.currency] -= terms.face_minor
-        ended_inside = to == _VOIDED
+        ended_inside = to == VOIDED
         if (event.at < terms.valid_until) != ended_inside:
             expected = "inside" if ended_inside else "after"
             self._here("outside_validity", f"{expected} {_validity(terms)}", event.at)
@@ -832,13 +843,12 @@ class CampaignAudit:
 
 
 def _mark(event: Any) -> int:
-    """A number for a redemption's merchant and order; two differ surely enough within one run."""
-    return hash((event.merchant, event.order)) & _MARK_MASK
+    return mark_of(event.merchant, event.order)
 
 
 def _mark_of_redemption(event: CouponRedeemed) -> int:
     """A number for a redemption: its mark, its instant and its version, from the lowest bits on."""
-    micros = (event.at - _FIRST_INSTANT) // _MICROSECOND
+    micros = (event.at - FIRST_INSTANT) // _MICROSECOND
     return (event.originator_version << _INSTANT_BITS | micros) << _MARK_BITS | _mark(event)
 
 

@@ -213,6 +213,12 @@ class Audit:
             self.rules.findings.extend(_conservation(self.book, self.rules))
 
     @property
+    def is_clean(self) -> bool:
+        """Whether nothing was found so far, so that what is kept of everything is what it is."""
+        is_whole = self.book.whole and self.rules.is_settled
+        return is_whole and self._clean and not self.has_findings
+
+    @property
     def has_findings(self) -> bool:
         """Whether there is something to take."""
         return bool(self.book.findings or self.rules.findings)

@@ -128,7 +128,8 @@ class BookAudit:
         self.versions: dict[int, int] = {}
         """Stream → the version of its last event."""
         self._broken: set[int] = set()
-        self._at: datetime | None = None
+        self.at: datetime | None = None
+        """The instant of the last event."""
         self._asked: tuple[str, Actor, int] | None = None
 
     def feed(self, entry: Entry) -> Event | None:
@@ -147,6 +148,14 @@ class BookAudit:
         self._post(event)
         return None if entry.stream.int in self._broken else event
 
+    def passed(self, position: int, at: datetime) -> None:
+        """Go on after this position: the events up to it were found sound without being fed.
+
+        What they change of versions and balances is put in by whoever found that.
+        """
+        assert not self._tallies, "decisions are not counted"
+        self.position, self.at = position, at
+
     def finish(self, standing: Standing | None = None) -> None:
         """Check what holds at the end, against the store's own head when it is known."""
         for currency, accounts in self.balances.items():
@@ -158,8 +167,8 @@ class BookAudit:
         if standing.position != self.position:
             self.whole = False
             self._add("head_position", head, self.position, standing.position)
-        if self._at is not None and (standing.at is None or standing.at < self._at):
-            self._add("head_instant", head, f"{self._at} or later", standing.at)
+        if self.at is not None and (standing.at is None or standing.at < self.at):
+            self._add("head_instant", head, f"{self.at} or later", standing.at)
 
     def place(self, event_or_position: int) -> str:
         """Return how a finding names a position of this book."""
@@ -208,10 +217,10 @@ class BookAudit:
         return event
 
     def _check_instant(self, at: datetime) -> None:
-        if self._at is not None and at < self._at:
-            self._here("instant_decreased", f"{self._at} or later", at)
+        if self.at is not None and at < self.at:
+            self._here("instant_decreased", f"{self.at} or later", at)
         else:
-            self._at = at
+            self.at = at
 
     def _count_decision(self, event: Event) -> None:
         """Events next to each other with one caller and key are one decision: the last counts."""

@@ -219,6 +219,14 @@ class ExportFile:
             raise Unreadable(why, position, position, field, stream)
         return found
 
+    def arrays(self, number: int, names: Sequence[str]) -> list[Any]:
+        """Return columns of a row group as the library has them, for whoever needs no objects."""
+        columns = map(self._table(number, names).column, names)
+        return [
+            column.chunk(0) if column.num_chunks == 1 else column.combine_chunks()
+            for column in columns
+        ]
+
     def streams(self) -> list[bytes]:
         """Return the streams of all events in the file."""
         groups = [self._values(number, "stream") for number in range(self.groups)]

@@ -1,7 +1,9 @@
-"""A table of numbers by 128-bit keys that lives in a temporary file, not in memory.
+"""A table of numbers by 128-bit keys that lives in temporary files, not in memory.
 
-Many keys are looked up and kept at once, for a handful costs as much as thousands. What was
-touched is given back to the system, so that the memory in use does not grow with the table.
+Rows lie in the order in which their keys came, so that what belongs together in time is together
+on the disk; an index of eight bytes a key says which row it has. Many keys are looked up and kept
+at once, for a handful costs as much as thousands. What was touched is given back to the system, so
+that the memory in use does not grow with the table.
 """
 
 from __future__ import annotations
@@ -15,129 +17,196 @@ from typing import Any, Final
 import numpy as np
 
 SLOTS_FIRST: Final = 1 << 16
-FULL: Final = 0.6
+FULL: Final = 0.5
+ROWS_FIRST: Final = 1 << 10
 STEP: Final = 1 << 16
-AT_ONCE: Final = 1 << 11
+AT_ONCE: Final = 1 << 14
 """Keys that are touched before memory is given back: for each the system maps pages around it."""
 
-_SLOT: Final = np.dtype([("high", "<u8"), ("low", "<u8"), ("one", "<i8"), ("two", "<i8")])
-_KEYS: Final = np.dtype([("high", "<u8"), ("low", "<u8")])
+KEYS: Final = np.dtype([("high", "<u8"), ("low", "<u8")])
+"""A key in two halves, as its bytes lie."""
 
-_MIXERS: Final = np.frombuffer(os.urandom(16), np.uint64) | np.uint64(1)
+_MIXERS: Final = np.frombuffer(os.urandom(32), np.uint64) | np.uint64(1)
 """Of this process only, so that nobody can choose keys that all want the same slot."""
 
 
-class Table:
-    """Two numbers for each key; a key that was never kept has zeroes.
+def mixed(keys: Any) -> Any:
+    """Return a number for each key, in the order of which a table is gone through fastest."""
+    return keys["low"] * _MIXERS[0] + keys["high"] * _MIXERS[1]
 
-    Keys are sixteen bytes; the one of zeroes only is none.
+
+# A slot of the index is the number of a row, counted from 1, below a tag of its key.
+_NUMBER: Final = np.uint64(2**32 - 1)
+_TAG_FROM: Final = np.uint64(32)
+
+
+class Table:
+    """Numbers by their names for each key; a key that was never kept has zeroes.
+
+    Keys are sixteen bytes. A row has the key, the numbers, and where it lies: 0 while it is new.
     """
 
-    def __init__(self, slots: int = SLOTS_FIRST) -> None:
+    def __init__(self, slots: int = SLOTS_FIRST, names: Sequence[str] = ("one", "two")) -> None:
         self.count = 0
-        self._open(slots)
+        numbers = [(name, "<i8") for name in names]
+        self.form = np.dtype([*KEYS.descr, *numbers, ("place", "<i8")])
+        self._index = _Mapped(np.dtype("<u8"), slots)
+        self._rows = _Mapped(self.form, ROWS_FIRST)
+
+    def found(self, keys: Any) -> Any:
+        """Return a row of key and numbers for each of an array of keys."""
+        rows = np.zeros(len(keys), self.form)
+        for part in self._in_order(keys):
+            places = self._places(keys[part])
+            known = places > 0
+            rows[part[known]] = self._rows.items[places[known] - 1]
+            self._release()
+        rows["high"], rows["low"] = keys["high"], keys["low"]
+        return rows
+
+    def keep(self, rows: Any) -> None:
+        """Keep rows that `found` gave, with other numbers; no key is named twice."""
+        known = rows["place"] > 0
+        old, new = rows[known], rows[~known]
+        self._rows.items[old["place"] - 1] = old
+        first, self.count = self.count, self.count + len(new)
+        new["place"] = np.arange(first + 1, self.count + 1)
+        while self.count > len(self._rows.items):
+            self._rows.lengthen()
+        self._rows.items[first : self.count] = new
+        if self.count > len(self._index.items) * FULL:
+            self._grow()
+        else:
+            self._enter(new)
+        self._release()
 
     def load(self, keys: Sequence[bytes]) -> tuple[list[int], list[int]]:
-        """Return both numbers of each key."""
-        if not keys:
-            return [], []
-        wanted = _split(keys)
-        found = np.empty(len(wanted), _SLOT)
-        for part in self._in_order(wanted):
-            found[part] = self._slots[self._places(wanted[part])]
-            self._release()
+        """Return the first two numbers of each key."""
+        found = self.found(split(keys))
         return found["one"].tolist(), found["two"].tolist()
 
     def store(self, keys: Sequence[bytes], ones: Sequence[int], twos: Sequence[int]) -> None:
-        """Keep both numbers of each key; no key is named twice."""
-        if not keys:
-            return
-        while self.count + len(keys) > len(self._slots) * FULL:
-            self._grow()
-        rows = np.empty(len(keys), _SLOT)
-        wanted = _split(keys)
-        rows["high"], rows["low"] = wanted["high"], wanted["low"]
+        """Keep two numbers of each key; no key is named twice."""
+        rows = self.found(split(keys))
         rows["one"], rows["two"] = ones, twos
-        for part in self._in_order(wanted):
-            self._put(rows[part])
-            self._release()
+        self.keep(rows)
 
     def total(self) -> int:
         """Return the sum of all first numbers."""
         total = 0
-        for start in range(0, len(self._slots), STEP):
-            total += sum(self._slots["one"][start : start + STEP].tolist())
+        for start in range(0, self.count, STEP):
+            stop = min(start + STEP, self.count)
+            total += sum(self._rows.items["one"][start:stop].tolist())
             self._release()
         return total
 
-    def _release(self) -> None:
-        """Give the memory back; what is kept stays in the file."""
-        self._map.madvise(mmap.MADV_DONTNEED)
-
     def close(self) -> None:
-        """Let the file go."""
-        del self._slots
-        self._map.close()
-        self._file.close()
+        """Let the files go."""
+        self._index.close()
+        self._rows.close()
 
-    def _open(self, slots: int) -> None:
-        self._file = tempfile.TemporaryFile(prefix="tidebook-")  # noqa: SIM115 - closed by close
-        self._file.truncate(slots * _SLOT.itemsize)
-        self._map = mmap.mmap(self._file.fileno(), slots * _SLOT.itemsize)
-        self._slots: Any = np.frombuffer(self._map, _SLOT)
+    def _release(self) -> None:
+        """Give the memory back; what is kept stays in the files."""
+        self._index.release()
+        self._rows.release()
 
-    def _in_order(self, wanted: Any) -> Iterator[Any]:
-        """Yield which keys to touch together: those that are near each other in the file."""
-        order = np.argsort(self._first_places(wanted))
+    def _in_order(self, keys: Any) -> Iterator[Any]:
+        """Yield which keys to touch together: those that are near each other in the index."""
+        order = _sorted(self._slots(keys)[0])
         for start in range(0, len(order), AT_ONCE):
             yield order[start : start + AT_ONCE]
 
-    def _first_places(self, wanted: Any) -> Any:
-        last = len(self._slots) - 1
-        mixed = wanted["low"] * _MIXERS[0] + wanted["high"] * _MIXERS[1]
-        return (mixed >> np.uint64(64 - last.bit_length())).astype(np.int64)
+    def _slots(self, keys: Any) -> tuple[Any, Any]:
+        """Return the slot that each key wants, and its tag where it belongs in a slot."""
+        last = len(self._index.items) - 1
+        tags = keys["low"] * _MIXERS[2] + keys["high"] * _MIXERS[3]
+        return (mixed(keys) >> np.uint64(64 - last.bit_length())).astype(np.int64), tags & ~_NUMBER
 
-    def _places(self, wanted: Any) -> Any:
-        """Return where each key is, or the free slot where it may be put."""
-        last = len(self._slots) - 1
-        places = self._first_places(wanted)
-        open_ones = np.arange(len(wanted))
-        while len(open_ones):
-            found = self._slots[places[open_ones]]
-            keys = wanted[open_ones]
-            is_free = (found["high"] == 0) & (found["low"] == 0)
-            is_it = (found["high"] == keys["high"]) & (found["low"] == keys["low"])
-            open_ones = open_ones[~(is_free | is_it)]
-            places[open_ones] = (places[open_ones] + 1) & last
-        return places
-
-    def _put(self, rows: Any) -> None:
-        """Put rows in; of two that want one free slot the second looks further."""
-        left = rows
+    def _places(self, keys: Any) -> Any:
+        """Return where the row of each key lies, 0 where there is none."""
+        last = len(self._index.items) - 1
+        slots, tags = self._slots(keys)
+        found = np.zeros(len(keys), np.int64)
+        left = np.arange(len(keys))
         while len(left):
-            places = self._places(left)
-            found = self._slots[places]
-            is_new = (found["high"] == 0) & (found["low"] == 0)
-            _, firsts = np.unique(places, return_index=True)
-            self._slots[places[firsts]] = left[firsts]
-            self.count += int(is_new[firsts].sum())
-            keep = np.ones(len(left), bool)
-            keep[firsts] = False
-            left = left[keep]
+            held = self._index.items[slots[left]]
+            is_taken = held != 0
+            left, held = left[is_taken], held[is_taken]
+            places = (held & _NUMBER).astype(np.int64)
+            maybe = np.flatnonzero((held & ~_NUMBER) == tags[left])
+            rows, wanted = self._rows.items[places[maybe] - 1], keys[left[maybe]]
+            is_it = (rows["high"] == wanted["high"]) & (rows["low"] == wanted["low"])
+            found[left[maybe[is_it]]] = places[maybe[is_it]]
+            is_open = np.ones(len(left), bool)
+            is_open[maybe[is_it]] = False
+            left = left[is_open]
+            slots[left] = (slots[left] + 1) & last
+        return found
+
+    def _enter(self, rows: Any) -> None:
+        """Put rows that are new into the index; of two that want one slot one goes on."""
+        index, last = self._index.items, len(self._index.items) - 1
+        slots, tags = self._slots(rows)
+        entries = tags | rows["place"].astype(np.uint64)
+        left = _sorted(slots)
+        while len(left):
+            is_free = index[slots[left]] == 0
+            index[slots[left[is_free]]] = entries[left[is_free]]
+            left = left[index[slots[left]] != entries[left]]
+            slots[left] = (slots[left] + 1) & last
 
     def _grow(self) -> None:
-        old, file, memory = self._slots, self._file, self._map
-        self.count = 0
-        self._open(len(old) * 2)
-        for start in range(0, len(old), STEP):
-            rows = np.array(old[start : start + STEP])
-            self._put(rows[(rows["high"] != 0) | (rows["low"] != 0)])
-            memory.madvise(mmap.MADV_DONTNEED)
+        """Make the index large enough, and enter all rows anew."""
+        slots = len(self._index.items)
+        while self.count > slots * FULL:
+            slots *= 4
+        self._index.close()
+        self._index = _Mapped(np.dtype("<u8"), slots)
+        for start in range(0, self.count, STEP):
+            self._enter(self._rows.items[start : min(start + STEP, self.count)])
             self._release()
-        del old
-        memory.close()
-        file.close()
 
 
-def _split(keys: Sequence[bytes]) -> Any:
-    return np.frombuffer(b"".join(keys), _KEYS)
+class _Mapped:
+    """An array in a temporary file."""
+
+    def __init__(self, form: Any, length: int) -> None:
+        self._form = form
+        self._file = tempfile.TemporaryFile(prefix="tidebook-")  # noqa: SIM115 - closed by close
+        self._map(length)
+
+    def lengthen(self) -> None:
+        """Make it twice as long; what is new is zero."""
+        length = len(self.items) * 2
+        self._unmap()
+        self._map(length)
+
+    def release(self) -> None:
+        """Give the memory back."""
+        self._memory.madvise(mmap.MADV_DONTNEED)
+
+    def close(self) -> None:
+        """Let the file go."""
+        self._unmap()
+        self._file.close()
+
+    def _map(self, length: int) -> None:
+        self._file.truncate(length * self._form.itemsize)
+        self._memory = mmap.mmap(self._file.fileno(), length * self._form.itemsize)
+        self.items: Any = np.frombuffer(self._memory, self._form)
+
+    def _unmap(self) -> None:
+        del self.items
+        self._memory.close()
+
+
+def _sorted(slots: Any) -> Any:
+    """Return the order of slots; mostly they are in order."""
+    if (slots[1:] >= slots[:-1]).all():
+        return np.arange(len(slots))
+    return np.argsort(slots)
+
+
+def split(keys: Sequence[bytes]) -> Any:
+    """Return keys as an array."""
+    return np.frombuffer(b"".join(keys), KEYS)
