@@ -16,6 +16,7 @@ from uuid import UUID
 
 import msgspec
 import numpy as np
+import pyarrow as pa
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -31,7 +32,7 @@ from campaigns.coupon import CouponExpired, CouponVoided
 from campaigns.export_synthetic import Synthetic
 from campaigns.export_verification import _Verification
 from campaigns.export_window import person_of
-from ledger.exporting.form import FORM, Manifest
+from ledger.exporting.form import EVENTS, FORM, Manifest
 from ledger.exporting.reading import Group
 from ledger.exporting.spilling import KEYS
 from ledger.history import Entry
@@ -110,9 +111,19 @@ def rows_of(entries: Sequence[Entry], instants: Sequence[int | None]) -> Rows:
 
 def group_of(entries: Sequence[Entry], instants: Sequence[int | None]) -> Group:
     """The same as objects."""
-    positions, streams, versions, topics, states, _ = map(list, zip(*entries, strict=True))
-    keys = [one.bytes for one in streams]
-    return Group([], positions, keys, versions, topics, list(instants), states, [])
+    positions, streams, versions, topics, states, _ = zip(*entries, strict=True)
+    keys = pa.array([one.bytes for one in streams], pa.binary(16))
+    columns = [
+        pa.array(["main"] * len(entries)).dictionary_encode(),
+        pa.array(positions, pa.int64()),
+        pa.ExtensionArray.from_storage(pa.uuid(), keys),
+        pa.array(versions, pa.int32()),
+        pa.array(topics, pa.string()).dictionary_encode(),
+        pa.array(instants, pa.int64()).cast(EVENTS.field("recorded_at").type),
+        pa.array(states, pa.binary()),
+        pa.array([bytes(32)] * len(entries), pa.binary(32)),
+    ]
+    return Group(pa.Table.from_arrays(columns, schema=EVENTS))
 
 
 def state_of(one: _Verification, entries: Sequence[Entry]) -> dict[str, Any]:
