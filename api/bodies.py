@@ -24,6 +24,7 @@ ERRORS_MAX: Final = 50
 
 _Beyond = 10**INTEGER_DIGITS_MAX
 _FIELD_NAME: Final = re.compile(r"[A-Za-z_][A-Za-z_-]{0,63}")
+_JSON: Final = b"application/json"
 _JSON_TYPE: Final = re.compile(rb'application/json *(?:; *charset="?utf-8"? *)?', re.IGNORECASE)
 
 ModelT = TypeVar("ModelT", bound=BaseModel)
@@ -53,7 +54,7 @@ async def read_body(receive: Receive, headers: Mapping[bytes, bytes]) -> bytes:
 
 def check_media_type(body: bytes, headers: Mapping[bytes, bytes]) -> None:
     """Refuse a body that does not say that it is plain JSON. No body needs no type."""
-    if not body:
+    if not body or (headers.get(b"content-type") == _JSON and b"content-encoding" not in headers):
         return
     if headers.get(b"content-encoding", b"identity").lower() != b"identity":
         raise Problem("unsupported_media_type", "The body must not be content-encoded.")

@@ -19,7 +19,7 @@ from uuid import UUID
 from campaigns.admission import Standing, to_other_holder
 from campaigns.campaign import Campaign
 from campaigns.coupon import coupon_hex
-from campaigns.gate import UNSURE, Knock, PoolKey, Refusable, Verdict, Word, tell
+from campaigns.gate import UNSURE, Knock, PoolKey, Refusable, Verdict, Word
 from ledger.datastore import Datastore
 from ledger.glance import Asked, Glance
 from ledger.lookout import Lookout
@@ -147,7 +147,10 @@ class Confirmer:
         for verdict, times in Counter([word.verdict for word in words]).items():
             self._tally[verdict] += times
         for refusable, word in zip(batch, words, strict=True):
-            tell(refusable.heard, word)
+            try:
+                refusable.heard(word)
+            except Exception:
+                log.exception("whoever knocked failed on hearing the word")
 
 
 class _Pool:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 from collections import OrderedDict
 from typing import Any, Final, NamedTuple
+from uuid import UUID
 
 from api.confirming import Confirmer
 from campaigns.gate import (
@@ -28,9 +29,9 @@ from campaigns.gate import (
 BELIEVED_S: Final = 1.0
 """How long after the store has said so a pool is taken for used up."""
 
-POOLS_MAX: Final = 1_024
-HOLDERS_MAX: Final = 50_000
-"""Holders of one pool that are remembered in one half of its memory."""
+POOLS_MAX: Final = 128
+HOLDERS_MAX: Final = 20_000
+"""Holders of one pool that are remembered in one half of its memory: a hundred bytes each."""
 CALLERS_MAX: Final = 50_000
 """Persons, devices and addresses whose pace is known, in one half of the memory."""
 
@@ -147,6 +148,19 @@ class Foresight:
             self._confirmer.propose(Refusable(knock, heard, word))
         return True
 
+    def holds_all(self, campaign: UUID, pool: str, person: str) -> None:
+        """Remember who was granted the last coupon that one person may have."""
+        key = (campaign.int, pool)
+        (self._known.get(key) or self._begin(key)).add(person)
+
+    def _begin(self, key: tuple[int, str]) -> _Known:
+        if self._loop is None:
+            self._loop = asyncio.get_running_loop()
+        known = self._known[key] = _Known()
+        if len(self._known) > POOLS_MAX:
+            self._known.popitem(last=False)
+        return known
+
     def _learn(self, knock: Knock, verdict: Verdict) -> None:
         """Remember what came of a proposed refusal."""
         key = (knock.campaign.int, knock.pool)
@@ -154,11 +168,7 @@ class Foresight:
         if known is None:
             if verdict is Verdict.UNSURE:
                 return
-            if self._loop is None:
-                self._loop = asyncio.get_running_loop()
-            known = self._known[key] = _Known()
-            if len(self._known) > POOLS_MAX:
-                self._known.popitem(last=False)
+            known = self._begin(key)
         if verdict is Verdict.SOLD_OUT:
             known.used_up_until = self._loop.time() + BELIEVED_S
         elif verdict is Verdict.CLAIMED:

@@ -144,6 +144,7 @@ class Gatekeeper:
         )
         self.gate.judge = self._confirmer
         self.foresight = Foresight(self._confirmer, self.gate.settings, self.gate.tally.words)
+        self.gate.holds_all = self.foresight.holds_all
         self._datastore = datastore
         self._beat_s = beat_s
         self._sweep_s = sweep_s

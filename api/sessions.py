@@ -218,13 +218,14 @@ class Sessions:
 
     def require_standing(self, caller: Caller) -> None:
         """Raise unless nothing speaks against a caller who showed a good token of any kind."""
-        if self.revocations.stale:
+        revocations = self.revocations
+        if revocations.stale:
             raise Problem(
                 "store_unavailable",
                 "Whether this caller is suspended cannot be looked up now; nothing was done.",
                 headers=RETRY_SOON,
             )
-        if caller.scope in self.revocations.scopes:
+        if caller.scope in revocations.scopes:
             raise Problem("suspended", "Calls of this caller are not taken at present.")
 
 

@@ -300,6 +300,8 @@ class Gate:
         self.worker = worker or f"{os.getpid()}-{secrets.token_hex(4)}"
         self.judge = judge
         self.keeper = keeper
+        self.holds_all: Callable[[UUID, str, str], None] = _nobody_asks
+        """Hears of each person who was granted the last coupon that one person may have."""
         self.tally = Tally()
         self.doors: OrderedDict[PoolKey, Door] = OrderedDict()
         self._wire = wire
@@ -369,6 +371,8 @@ class Gate:
             door.limit = limit or door.limit
             door.settled(request)
             self._settle(door, person, request, n, 0)
+            if n == door.limit:
+                self.holds_all(campaign, pool, person)
 
     def claimed_before(
         self, campaign: UUID, pool: str, person: str, request: bytes, limit: int
@@ -630,6 +634,10 @@ class Gate:
     def _ask_keeper(self, door: Door, *, broken: bool) -> None:
         if self.keeper is not None:
             self.keeper.unknown(door, broken=broken)
+
+
+def _nobody_asks(_campaign: UUID, _pool: str, _person: str) -> None:
+    """Who has all is of no interest."""
 
 
 def tell(heard: Heard, word: Word) -> None:

@@ -119,7 +119,8 @@ class Rush:
         """Claim for so long, then kill the store and go on until it grants again."""
         subject = self._subject
         staff, name = Staff.signed_in(subject.url), f"Rush {next(self._rushes)}"
-        campaigns = [staff.open_campaign(f"{name}.{part}", PEOPLE) for part in range(CAMPAIGNS)]
+        with staff.operator, staff.approver, staff.auditor:
+            campaigns = [staff.open_campaign(f"{name}.{part}", PEOPLE) for part in range(CAMPAIGNS)]
         host, port = address_of(subject.url)
         requests = (self._request(campaigns, index) for index in range(CAMPAIGNS * PEOPLE))
         driver = Interrupted(host, port, requests, duration_s=seconds + GIVE_UP_S, keep_bodies=True)

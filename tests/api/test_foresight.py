@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -11,7 +12,7 @@ from api.errors import render_refusal
 from api.foresight import Paces
 from api.passage import _refusal_body
 from campaigns.campaign import POOL
-from campaigns.gate import GateSettings, Knock, Rate, Verdict
+from campaigns.gate import GateSettings, Heard, Knock, Rate, Verdict
 from campaigns.refusals import Refusal
 from ledger.books import PublicId
 from tests.api.conftest import MakeApp
@@ -61,6 +62,55 @@ def test_who_has_a_coupon_is_refused_without_the_gate(app: App) -> None:
     app.wait_until(is_foreseen)
     again = app.claim(campaign, "ann", key="k")
     assert (again.status_code, again.content) == (201, first.content)
+
+
+class Asked:
+    """Who asked the gate, which goes on as it was."""
+
+    def __init__(self, app: App, monkeypatch: pytest.MonkeyPatch) -> None:
+        assert app.service.gatekeeper is not None
+        self.gate = app.service.gatekeeper.gate
+        self.persons: list[str] = []
+        ask = self.gate.ask
+
+        def noted(knock: Knock, heard: Heard) -> None:
+            self.persons.append(knock.person)
+            ask(knock, heard)
+
+        monkeypatch.setattr(self.gate, "ask", noted)
+
+
+def presses_twice(app: App, asked: Asked, campaign: str, who: str) -> int:
+    """Have somebody claim and claim again; return how often they asked the gate."""
+    assert app.claim(campaign, who).status_code == 201
+    assert app.claim(campaign, who).json()["code"] == "already_claimed"
+    return asked.persons.count(app.service.pseudonyms.of(who))
+
+
+def test_who_has_claimed_here_is_refused_without_the_gate(
+    app: App, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """From the first time on, once the gate has said how many coupons one may have."""
+    asked, campaign = Asked(app, monkeypatch), app.open_campaign(quota=1_000)
+    people = (f"person {n}" for n in range(1_000))
+    app.wait_until(lambda: presses_twice(app, asked, campaign, next(people)) == 1)
+
+
+def test_without_hearing_of_claims_the_gate_is_asked(
+    app: App, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The control: the same people, of whom nobody tells."""
+    asked, campaign = Asked(app, monkeypatch), app.open_campaign(quota=100)
+    monkeypatch.setattr(asked.gate, "holds_all", lambda *_: None)
+    assert all(presses_twice(app, asked, campaign, f"person {n}") == 2 for n in range(20))
+
+
+def test_who_may_have_more_is_not_refused(app: App) -> None:
+    """A person is known to have all with the last coupon, not with the first."""
+    campaign = app.open_campaign(quota=100, per_person_limit=3)
+    for n in range(10):
+        codes = [app.claim(campaign, f"person {n}").status_code for _ in range(4)]
+        assert codes == [201, 201, 201, 409]
 
 
 def test_stock_that_comes_back_is_given_out(app: App) -> None:
