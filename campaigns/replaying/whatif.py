@@ -30,6 +30,7 @@ from campaigns.campaign import (
     CampaignRolledIn,
     FundingProposed,
 )
+from campaigns.corrections.commands import CorrectionCommand
 from campaigns.coupon import Coupon, CouponClaimed, CouponEntered, CouponRedeemed
 from campaigns.event_types import MAPPER
 from campaigns.holding import holding_read
@@ -306,6 +307,8 @@ class Imagining:
             case drawing.RecordDraw():
                 self._draw(recorded, command, call)
                 return
+            case CorrectionCommand():
+                return  # it moves no money, and nobody wins or loses by it
             case c.CouponCommand() | p.PacketCommand():
                 self._use(command, recorded.position, call, first.at)
                 return
