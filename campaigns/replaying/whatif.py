@@ -354,8 +354,10 @@ class Imagining:
 
     def _claim(self, recorded: UUID | None, command: c.Command, call: c.Call, at: datetime) -> None:
         """Ask for a coupon or packet; what is granted is the one of this claim from now on."""
+        began = self._would.now
         verdict = self._decide(command, call, at)
         if not verdict.events:
+            self._would.now = began  # refusals of one position are in no order: time stands still
             self._now.refused[verdict.code] += 1
             if recorded is not None:
                 self._holdings.pop(recorded, None)

@@ -15,7 +15,7 @@ from typing import Any
 from uuid import UUID
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from api.drawer import Drawer
@@ -314,6 +314,13 @@ def act(desk: Desk, campaign: UUID, what: str, n: int, nth: int, at: Any) -> Non
     limit=st.integers(1, 2),
     restock=st.booleans(),
     more=st.integers(0, 4),
+)
+@example(  # refusals of one position, of which the last one came after the window
+    acts=[*(7 * [("claim", 1, 1, 0)]), ("claim", 1, 1, 4320)],
+    quota=1,
+    limit=1,
+    restock=False,
+    more=0,
 )
 def test_unchanged_terms_change_nothing_and_a_higher_quota_loses_nobody(
     datastore: Datastore,
