@@ -92,7 +92,7 @@ class Eraser:
         """`after_s` passes between request and erasure; `on_step` hears of each step done."""
         self._datastore = datastore
         self._vault = vault
-        self._after = timedelta(0 if by_the_book else after_s)
+        self._after = timedelta(seconds=0 if by_the_book else after_s)
         self._shown_within_s = shown_within_s
         self._on_step = on_step
         self._books: Mapping[Book, Upkeep] = {

@@ -30,6 +30,7 @@ from campaigns.campaign import (
     CampaignRolledIn,
     FundingProposed,
 )
+from campaigns.corrections.commands import CorrectionCommand
 from campaigns.coupon import Coupon, CouponClaimed, CouponEntered, CouponRedeemed
 from campaigns.event_types import MAPPER
 from campaigns.holding import holding_read
@@ -306,6 +307,8 @@ class Imagining:
             case drawing.RecordDraw():
                 self._draw(recorded, command, call)
                 return
+            case CorrectionCommand():
+                return  # it moves no money, and nobody wins or loses by it
             case c.CouponCommand() | p.PacketCommand():
                 self._use(command, recorded.position, call, first.at)
                 return
@@ -351,8 +354,10 @@ class Imagining:
 
     def _claim(self, recorded: UUID | None, command: c.Command, call: c.Call, at: datetime) -> None:
         """Ask for a coupon or packet; what is granted is the one of this claim from now on."""
+        began = self._would.now
         verdict = self._decide(command, call, at)
         if not verdict.events:
+            self._would.now = began  # refusals of one position are in no order: time stands still
             self._now.refused[verdict.code] += 1
             if recorded is not None:
                 self._holdings.pop(recorded, None)

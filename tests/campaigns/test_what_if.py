@@ -15,12 +15,13 @@ from typing import Any
 from uuid import UUID
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from api.drawer import Drawer
 from campaigns import commands as c
 from campaigns.campaign import Intake
+from campaigns.corrections.commands import ApproveCorrection, ProposeCorrection
 from campaigns.coupon import coupon_id
 from campaigns.event_types import MAPPER
 from campaigns.packets import commands as p
@@ -33,7 +34,7 @@ from ledger.datastore import Datastore
 from ledger.events import Actor
 from ledger.history import History
 from ledger.money import Money
-from tests.support.desk import ALICE, DRAW_KEY, NOON, Desk, person, render, terms_of, tourist
+from tests.support.desk import ALICE, BOB, DRAW_KEY, NOON, Desk, person, render, terms_of, tourist
 from tests.support.groups import packet_terms
 
 CAFE = Actor("merchant", "cafe")
@@ -127,6 +128,24 @@ def test_a_lower_quota_takes_from_the_last_and_their_use_falls_away(desk: Desk) 
     assert outcome.would.spent_minor == 500
     assert outcome.fell_away == {"no_holding": 1}
     assert outcome.would.refused == {"already_claimed": 1, "sold_out": 3}
+
+
+def test_a_correction_of_what_fell_away_is_no_refusal(desk: Desk) -> None:
+    """It moves no money, so that what it would have been changes no figure and is no step."""
+    campaign = desk.opened(quota=2)
+    assert [claim(desk, campaign, n) for n in (1, 2)] == ["claimed", "claimed"]
+    coupon = coupon_id(campaign, person(2), 1)
+    later = NOON + timedelta(hours=1)
+    redeemed = c.RedeemCoupon(desk.book, coupon, "cafe", None, "o2", Money(900, "CNY"))
+    assert desk.send(redeemed, CAFE, at=later).code == "redeemed"
+    asked = ProposeCorrection(desk.book, coupon, None, NOON, "late")
+    assert desk.send(asked, ALICE, at=later).code == "correction_proposed"
+    agreed = ApproveCorrection(desk.book, coupon, None, NOON)
+    assert desk.send(agreed, BOB, at=later).code == "corrected"
+    assert_same(imagined(desk, campaign))
+    outcome = imagined(desk, campaign, quota="1")
+    assert outcome.would.claimed == 1
+    assert outcome.steps_refused == []
 
 
 def test_a_larger_coupon_is_below_the_threshold_of_small_orders(desk: Desk) -> None:
@@ -295,6 +314,13 @@ def act(desk: Desk, campaign: UUID, what: str, n: int, nth: int, at: Any) -> Non
     limit=st.integers(1, 2),
     restock=st.booleans(),
     more=st.integers(0, 4),
+)
+@example(  # refusals of one position, of which the last one came after the window
+    acts=[*(7 * [("claim", 1, 1, 0)]), ("claim", 1, 1, 4320)],
+    quota=1,
+    limit=1,
+    restock=False,
+    more=0,
 )
 def test_unchanged_terms_change_nothing_and_a_higher_quota_loses_nobody(
     datastore: Datastore,

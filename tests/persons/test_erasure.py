@@ -12,6 +12,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
@@ -81,15 +82,17 @@ class World:
         """Ask for the erasure."""
         return self.app.post("/v1/me/erasure", {"give_up": True}, token=self.me())
 
-    def erase(self) -> Any:
-        """Let an eraser do one pass."""
+    def erase(self, after_s: float = 0) -> Any:
+        """Let an eraser do one pass, some seconds after the request at the earliest."""
         self.app.project()
         writers = [
             GroupCommit(self.app.datastore, book, MAPPER, check=check_postings).start()
             for book in self.app.settings.books
         ]
         try:
-            eraser = Eraser(self.app.datastore, writers, self.vault, after_s=0, shown_within_s=0)
+            eraser = Eraser(
+                self.app.datastore, writers, self.vault, after_s=after_s, shown_within_s=0
+            )
             eraser._shown = self._project  # type: ignore[method-assign]
             return eraser.sweep()
         finally:
@@ -163,6 +166,17 @@ def _world(
         yield World(app)
     finally:
         app.close()
+
+
+def test_an_erasure_waits_for_seconds_and_no_longer(world: World) -> None:
+    """Every server has to hear first that the sessions have ended; then it is done."""
+    assert world.give().status_code == 200
+    person = world.person()
+    assert world.request().status_code == 202
+    assert world.erase(after_s=600).waiting == 1
+    time.sleep(1.1)
+    assert world.erase(after_s=1).erased == (person,)
+    assert world.key(person) is None
 
 
 def test_a_life_from_particulars_to_erasure(world: World, redis_url: str) -> None:
