@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import sqlite3
 from collections.abc import Callable, Iterator
 from hashlib import sha256
+from multiprocessing import get_context
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -173,6 +176,56 @@ def test_two_forked_heads_at_once_get_one_cosignature(make: Make) -> None:
     assert cosigned(make(now).add_checkpoint(submission(5, 9)), head(9))
     assert meanwhile == [sqlite3.OperationalError]
     assert other.add_checkpoint(submission(5, 8)).body == b"9\n"
+
+
+def _submit_fork(path: Path, number: int, answers: Any) -> None:
+    """In a process of its own: extend the known head by a leaf that nobody else has."""
+    witness = Witness(path, WITNESS, lambda: [LOG.verifier], lambda: NOW)
+    answers.put(witness.add_checkpoint(submission(5, 6, forked_at(5, number))).status)
+    witness.close()
+
+
+def _die_signing(path: Path) -> None:
+    """In a process of its own: be killed after the check and before anything is kept."""
+
+    def now() -> int:
+        os.kill(os.getpid(), signal.SIGKILL)
+        return NOW
+
+    Witness(path, WITNESS, lambda: [LOG.verifier], now).add_checkpoint(submission(5, 9))
+
+
+def forked_at(size: int, number: int) -> MemoryTree:
+    """A tree that is the known one up to a size and has a leaf of its own behind it."""
+    return MemoryTree(leaf_hashes([*(b"%d" % each for each in range(size)), b"fork %d" % number]))
+
+
+def test_of_several_processes_one_extends_the_head(make: Make, tmp_path: Path) -> None:
+    """With one store, at the same time, each with a fork of its own."""
+    make().add_checkpoint(submission(0, 5))
+    spawn = get_context("spawn")
+    answers = spawn.Queue()
+    processes = [
+        spawn.Process(target=_submit_fork, args=(tmp_path / "witness.db", number, answers))
+        for number in range(4)
+    ]
+    for process in processes:
+        process.start()
+    assert sorted(answers.get(timeout=60) for _ in processes) == [200, 409, 409, 409]
+    for process in processes:
+        process.join(60)
+
+
+def test_a_witness_that_is_killed_between_check_and_keeping_has_signed_nothing(
+    make: Make, tmp_path: Path
+) -> None:
+    """It left no lock behind, and knows the head of before; another fork may still come first."""
+    make().add_checkpoint(submission(0, 5))
+    process = get_context("spawn").Process(target=_die_signing, args=(tmp_path / "witness.db",))
+    process.start()
+    process.join(60)
+    assert process.exitcode == -signal.SIGKILL
+    assert cosigned(make().add_checkpoint(submission(5, 8)), head(8))
 
 
 def test_without_the_transaction_both_forks_would_be_cosigned(
