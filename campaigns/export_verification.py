@@ -133,7 +133,7 @@ class _Verification:
         self._report = report
         self._roots = Roots(manifest.book)
         self._audit = Audit(manifest.book, tallies=False)
-        self._window = Window(self._audit) if manifest.size > IN_MEMORY else None
+        self._window = Window(self._audit, manifest.size) if manifest.size > IN_MEMORY else None
         self._passing = None if self._window is None else Passing(self._audit, self._window)
         self._judged = 0
         self._is_whole = True

@@ -43,8 +43,9 @@ _whose: Final = msgspec.json.Decoder(_Whose).decode
 class Window:
     """What an audit holds while it is fed one stretch of events."""
 
-    def __init__(self, audit: Audit) -> None:
-        self.streams = Streams()
+    def __init__(self, audit: Audit, events: int = 0) -> None:
+        """`events`: how many there will be, as far as it is known."""
+        self.streams = Streams(events)
         self.holders: defaultdict[str, Holders] = defaultdict(Holders)
         """Currency → accounts of holders that the stretch is not about."""
         self._book, self._rules = audit.book, audit.rules

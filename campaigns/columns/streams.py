@@ -11,12 +11,15 @@ from typing import Final, NamedTuple
 
 from campaigns.columns.texts import Array
 from campaigns.judging import KeptParts, kept_of, kept_parts
-from ledger.exporting.spilling import Table, split
+from ledger.exporting.spilling import SLOTS_FIRST, Table, split
 
 STEP_BITS: Final = 8
 STEP_MASK: Final = (1 << STEP_BITS) - 1
 HAS_COUPON: Final = 1 << STEP_BITS
 VERSION_BITS_FROM: Final = STEP_BITS + 1
+
+SLOTS_BITS_MAX: Final = 24
+"""Room that is made beforehand takes 128 MiB of a sparse file at most, whatever a manifest says."""
 
 _NAMES: Final = ("step", "mark", "micros", "taken", "owner")
 """Version, whether there is a coupon, its state and ordinal; mark, instant and version of its
@@ -36,8 +39,10 @@ class Known(NamedTuple):
 class Streams:
     """The version of each stream, and what is kept of the coupon that it may be."""
 
-    def __init__(self) -> None:
-        self._table = Table(names=_NAMES)
+    def __init__(self, expected: int = 0) -> None:
+        """`expected`: how many streams there may be, for which there is room from the beginning."""
+        slots = 1 << min(max(expected, 1).bit_length(), SLOTS_BITS_MAX)
+        self._table = Table(max(slots, SLOTS_FIRST), names=_NAMES)
 
     def found(self, keys: Array) -> Array:
         """Return the rows of streams, of zeroes for one that is not known."""

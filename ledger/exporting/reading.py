@@ -18,6 +18,7 @@ from typing import Any, Final
 import msgspec
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from ledger.exporting.form import (
@@ -77,8 +78,7 @@ class Group:
     """
 
     def __init__(self, table: Any) -> None:
-        columns = {name: table.column(name).combine_chunks() for name in _COLUMNS}
-        self.arrays: dict[str, Any] = columns
+        self.arrays: dict[str, Any] = {name: _whole(table.column(name)) for name in _COLUMNS}
         """Column → its Arrow array."""
 
     def __len__(self) -> int:
@@ -95,6 +95,7 @@ class Group:
             topics.dictionary.to_pylist(),
             topics.indices.to_numpy(),
             self.states,
+            pc.max(pc.binary_length(self.arrays["state"])).as_py() or 0,
         )
 
     @cached_property
@@ -221,11 +222,7 @@ class ExportFile:
 
     def arrays(self, number: int, names: Sequence[str]) -> list[Any]:
         """Return columns of a row group as the library has them, for whoever needs no objects."""
-        columns = map(self._table(number, names).column, names)
-        return [
-            column.chunk(0) if column.num_chunks == 1 else column.combine_chunks()
-            for column in columns
-        ]
+        return list(map(_whole, map(self._table(number, names).column, names)))
 
     def streams(self) -> list[bytes]:
         """Return the streams of all events in the file."""
@@ -306,13 +303,18 @@ class ExportFile:
         return table
 
     def _values(self, number: int, name: str) -> Sequence[bytes]:
-        column = self._table(number, [name]).column(name).combine_chunks()
+        column = _whole(self._table(number, [name]).column(name))
         return _DIGESTED[name](column)
 
 
 def _size_of(group: Any) -> int:
     sizes = [group.column(place).total_uncompressed_size for place in range(group.num_columns)]
     return -1 if min(sizes) < 0 else sum(sizes)
+
+
+def _whole(column: Any) -> Any:
+    """Return a column as one array: where it lies, if it lies together."""
+    return column.chunk(0) if column.num_chunks == 1 else column.combine_chunks()
 
 
 def _words(column: Any) -> list[str]:

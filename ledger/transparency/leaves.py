@@ -81,6 +81,8 @@ class Columns(NamedTuple):
     kinds: Any
     """An array of places in `topics`."""
     states: Sequence[bytes]
+    longest: int
+    """Bytes of the longest state."""
 
     @classmethod
     def of(
@@ -100,14 +102,14 @@ class Columns(NamedTuple):
             tuple(places),
             np.array([places[topic] for topic in topics], np.int64),
             states,
+            max(map(len, states), default=0),
         )
 
 
 def leaf_hashes_of(book: str, columns: Columns) -> list[bytes]:
     """Return the leaf hashes of many events: those of their entries, made without a detour."""
-    heads = _heads(book, columns)
-    room = ENTRY_BYTES_MAX + 1 - max(map(len, heads), default=0)
-    if max(map(len, columns.states), default=0) > room:
+    heads, longest = _heads(book, columns)
+    if longest + columns.longest > ENTRY_BYTES_MAX + 1:
         rows = zip(heads, columns.states, strict=True)
         return [sha256(b"\0" + entry_of(head[1:], state)).digest() for head, state in rows]
     return [
@@ -115,9 +117,9 @@ def leaf_hashes_of(book: str, columns: Columns) -> list[bytes]:
     ]
 
 
-def _heads(book: str, columns: Columns) -> list[bytes]:
-    """Return what is hashed before the state of each event, topic by topic as one table."""
-    prefix = b"\0" + book_prefix(book)
+def _heads(book: str, columns: Columns) -> tuple[list[bytes], int]:
+    """Return what is hashed before each state, made topic by topic, and the longest length."""
+    prefix, longest = b"\0" + book_prefix(book), 0
     heads = np.empty(len(columns.states), object)
     streams = np.frombuffer(columns.streams, "V16")
     for kind, topic in enumerate(columns.topics):
@@ -139,8 +141,8 @@ def _heads(book: str, columns: Columns) -> list[bytes]:
         table["position"], table["version"] = columns.positions[rows], columns.versions[rows]
         table["stream"] = streams[rows]
         heads[rows] = table.view(f"V{table.itemsize}").tolist()
-    found: list[bytes] = heads.tolist()
-    return found
+        longest = max(longest, table.itemsize)
+    return heads.tolist(), longest
 
 
 def decode_entry(entry: bytes) -> Leaf:
