@@ -5,12 +5,14 @@ from __future__ import annotations
 from typing import Annotated, Any, Final
 
 from fastapi import APIRouter, Query, Request, Response
+from msgspec.structs import replace
 from pydantic import BaseModel, ConfigDict
 
 from api import examples
+from api.callers import Caller
 from api.errors import not_found
 from api.routes.ordinary import CouponId, PacketId, Words, add_write, service_of, target_of
-from api.routes.reading import Staff, as_json, public_id_of, read_docs
+from api.routes.reading import MerchantOrStaff, as_json, public_id_of, read_docs
 from api.schemas import (
     CorrectionApprovalBody,
     CorrectionBody,
@@ -139,9 +141,12 @@ class BillQuery(BaseModel):
     operation_id="get_correction",
     **read_docs(CorrectionReply, examples.correction(proposed=True), "not_found", fresh=False),
 )
-async def get_correction(request: Request, coupon: CouponId, _caller: Staff) -> Response:
-    """For operators and auditors, of a redemption that stands. It is read from the book."""
-    return await _shown(request, public_id_of(request, coupon, COUPON_PREFIX), None)
+async def get_correction(request: Request, coupon: CouponId, caller: MerchantOrStaff) -> Response:
+    """Of a redemption that stands, read from the book; the proposal is for operators and auditors.
+
+    A merchant sees its own redemptions only.
+    """
+    return await _shown(request, caller, public_id_of(request, coupon, COUPON_PREFIX), None)
 
 
 @router.get(
@@ -157,26 +162,35 @@ async def get_correction(request: Request, coupon: CouponId, _caller: Staff) -> 
     ),
 )
 async def get_payment_correction(
-    request: Request, packet: PacketId, query: Annotated[BillQuery, Query()], _caller: Staff
+    request: Request,
+    packet: PacketId,
+    query: Annotated[BillQuery, Query()],
+    caller: MerchantOrStaff,
 ) -> Response:
-    """For operators and auditors. It is read from the book."""
+    """It is read from the book; the proposal is for operators and auditors.
+
+    A merchant sees its own payments only.
+    """
     target = public_id_of(request, packet, PACKET_PREFIX)
-    return await _shown(request, target, Bill(query.merchant, query.order))
+    return await _shown(request, caller, target, Bill(query.merchant, query.order))
 
 
-async def _shown(request: Request, target: PublicId, bill: Bill | None) -> Response:
+async def _shown(request: Request, caller: Caller, target: PublicId, bill: Bill | None) -> Response:
     def look(cursor: Any) -> CorrectionReply:
         holding: Holding | None = None
         streams = streams_by_key(cursor, target.book, MAPPER, [target.uuid])
         for positioned in streams.get(target.uuid, []):
             holding = HOLDING_FOLD.evolve(holding, positioned.event)
         taking = taking_of(holding, bill)
+        if caller.role == "merchant" and caller.merchant != taking.merchant:
+            raise Refusal("not_found")
         stream = correction_id(taking.holding, taking.version)
         known: Correction | None = None
         streams = streams_by_key(cursor, target.book, MAPPER, [stream])
         for positioned in streams.get(stream, []):
             known = CORRECTION_FOLD.evolve(known, positioned.event)
-        return correction_reply(target.book, taking, known)
+        told = correction_reply(target.book, taking, known)
+        return replace(told, proposal=None) if caller.role == "merchant" else told
 
     try:
         return as_json(await service_of(request).read(look))

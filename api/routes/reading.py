@@ -39,6 +39,7 @@ Anybody = Annotated[Caller, Depends(_in(*ROLES))]
 Tourist = Annotated[Caller, Depends(_in("tourist"))]
 Merchant = Annotated[Caller, Depends(_in("merchant"))]
 Staff = Annotated[Caller, Depends(_in(*STAFF))]
+MerchantOrStaff = Annotated[Caller, Depends(_in("merchant", *STAFF))]
 Auditor = Annotated[Caller, Depends(_in("auditor"))]
 
 

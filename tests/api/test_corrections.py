@@ -59,9 +59,13 @@ def test_a_redemption_is_corrected_by_two_operators(app: App) -> None:
     assert "funding" not in app.post(f"{address}/approval", approval, token=one).json()["detail"]
     seen = app.get(address, token=app.token("auditor")).json()
     assert seen == proposed.json()
+    assert app.get(address, token=shop).json() == {**seen, "proposal": None}
+    other = app.token("merchant", "till", "shop-2")
+    assert codes(app.get(address, token=other)) == [(404, "not_found")]
     approved = app.post(f"{address}/approval", approval, token=two)
     assert (approved.status_code, approved.json()["proposal"]) == (200, None)
     assert instants(approved) == instants(app.get(address, token=two)) == (recorded, effective)
+    assert instants(app.get(address, token=shop)) == (recorded, effective)
 
 
 BILL = {"merchant": "mall", "order": "a"}
@@ -86,6 +90,8 @@ def test_a_payment_is_corrected_by_its_merchant_and_order(app: App) -> None:
     )
     assert first[1] == held_at
     assert second[0] == second[1]
+    own = app.get(f"{address}?merchant=mall&order=a", token=till(app))
+    assert instants(own) == first
     unknown = app.get(f"{address}?merchant=mall&order=c", token=two)
     unasked = app.get(f"{address}?merchant=mall", token=two)
     assert codes(unknown, unasked) == [(404, "not_found"), (422, "invalid_query")]
