@@ -224,11 +224,6 @@ class ExportFile:
         """Return columns of a row group as the library has them, for whoever needs no objects."""
         return list(map(_whole, map(self._table(number, names).column, names)))
 
-    def streams(self) -> list[bytes]:
-        """Return the streams of all events in the file."""
-        groups = [self._values(number, "stream") for number in range(self.groups)]
-        return [stream for group in groups for stream in group]
-
     def signed(self) -> Iterator[Signed]:
         """Yield the checkpoints."""
         for number in range(self.groups):
