@@ -24,7 +24,7 @@ from ledger.history import Positioned, streams_by_key
 from ledger.merkle import leaf_hash
 from ledger.transparency import store
 from ledger.transparency.checkpoints import Checkpoint
-from ledger.transparency.leaves import copy_entries
+from ledger.transparency.copying import copy_entries
 from ledger.transparency.notes import Signer
 from ledger.transparency.receipts import NotYetProved, attested, receipt
 from ledger.transparency.statements import (

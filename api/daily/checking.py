@@ -21,7 +21,7 @@ from campaigns.event_types import MAPPER
 from ledger.datastore import Datastore
 from ledger.history import History
 from ledger.merkle import CompactRange
-from ledger.transparency.leaves import copy_leaf_hashes
+from ledger.transparency.copying import copy_leaf_hashes
 from ledger.transparency.notes import BadSignature, Untrusted, Verifier, parse_note, verified
 from ledger.transparency.statements import DAILY_PROOF, Statement
 from ledger.transparency.texts import Malformed

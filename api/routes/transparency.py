@@ -21,7 +21,7 @@ from api.transparency import LogView
 from ledger.merkle import HASH_BYTES
 from ledger.transparency import store
 from ledger.transparency.checkpoints import Checkpoint
-from ledger.transparency.leaves import copy_entries
+from ledger.transparency.copying import copy_entries
 from ledger.transparency.statements import statement_signer
 from ledger.transparency.texts import Malformed
 from ledger.transparency.tiles import TILE_WIDTH, Tile, encode_bundle

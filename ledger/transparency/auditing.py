@@ -14,8 +14,9 @@ from ledger.history import Entry
 from ledger.merkle import HASH_BYTES, CompactRange, leaf_hash
 from ledger.transparency import store
 from ledger.transparency.checkpoints import Checkpoint, parse_checkpoint
+from ledger.transparency.copying import copy_entries
 from ledger.transparency.flips import find_flip, is_one_byte
-from ledger.transparency.leaves import copy_entries, decode_entry, encode_entry
+from ledger.transparency.leaves import decode_entry, encode_entry
 from ledger.transparency.notes import BadSignature, Untrusted, Verifier, verified
 from ledger.transparency.store import Signed
 from ledger.transparency.texts import Malformed

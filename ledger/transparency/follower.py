@@ -20,10 +20,10 @@ from eventsourcing.persistence import InterfaceError, OperationalError
 from ledger.datastore import Datastore
 from ledger.transparency import guard, store
 from ledger.transparency.checkpoints import Checkpoint, parse_checkpoint
+from ledger.transparency.copying import copy_leaf_hashes
 from ledger.transparency.cosigning import Cosigner, Unreachable, Witness
 from ledger.transparency.guard import Damaged
 from ledger.transparency.keys import Contradiction, Regress
-from ledger.transparency.leaves import copy_leaf_hashes
 from ledger.transparency.notes import (
     BadSignature,
     Note,

@@ -14,7 +14,7 @@ from typing import Any, Final
 from ledger.merkle import HASH_BYTES, CompactRange, root_at
 from ledger.transparency import store
 from ledger.transparency.checkpoints import Checkpoint
-from ledger.transparency.leaves import copy_leaf_hashes
+from ledger.transparency.copying import copy_leaf_hashes
 from ledger.transparency.texts import Malformed
 from ledger.transparency.tiles import TILE_WIDTH, TileBuilder, edge_of, hashes_in, reader_of
 

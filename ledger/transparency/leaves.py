@@ -15,9 +15,8 @@ position p has the number p - 1.
 
 from __future__ import annotations
 
-import io
 import struct
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from hashlib import sha256
 from typing import Any, Final, NamedTuple
 from uuid import UUID
@@ -33,6 +32,8 @@ DIGEST: Final = 2
 
 _FIXED: Final = struct.Struct(">Q16sI")
 _TOPIC_LENGTH: Final = struct.Struct(">H")
+TOPIC_AT: Final = _FIXED.size + _TOPIC_LENGTH.size
+"""Where the topic begins, behind form and book."""
 _DIGEST_BYTES: Final = 32
 
 
@@ -166,6 +167,12 @@ def entry_of(head: bytes, state: bytes) -> bytes:
     return bytes([DIGEST]) + head[1:] + sha256(state).digest()
 
 
+def joined_entry(prefix: bytes, rest: bytes) -> bytes:
+    """Return the entry that begins with the prefix of its book, written for form `WHOLE`."""
+    state_at = TOPIC_AT + _TOPIC_LENGTH.unpack_from(rest, _FIXED.size)[0]
+    return entry_of(prefix + rest[:state_at], rest[state_at:])
+
+
 def _decode(entry: bytes) -> Leaf:
     form, name_end = entry[0], 2 + entry[1]
     book = parse_book(entry[2:name_end].decode("ascii"))
@@ -179,78 +186,3 @@ def _decode(entry: bytes) -> Leaf:
     if form == DIGEST and len(state) != _DIGEST_BYTES:
         raise Malformed("an entry without its state has the state's hash")
     return Leaf(form, book, position, UUID(bytes=stream), version, topic, state)
-
-
-# --- straight from the database ---------------------------------------------------------------
-
-ENTRIES: Final = (
-    "COPY (SELECT int8send(position) || uuid_send(originator_id) || int4send(originator_version)"
-    " || int2send(octet_length(topic)::int2) || convert_to(topic, 'UTF8') || state"
-    " FROM tidebook.event WHERE book = %s AND position > %s AND position <= %s ORDER BY position)"
-    " TO STDOUT (FORMAT binary)"
-)
-"""All of the entries but form and book."""
-_COPY_HEADER_BYTES: Final = 19
-_COPY_END_BYTES: Final = 2
-_ROW: Final = struct.Struct(">2xi")
-_TOPIC_AT: Final = _FIXED.size + _TOPIC_LENGTH.size
-
-
-class Row(NamedTuple):
-    """A position and the entry of the event there."""
-
-    position: int
-    entry: bytes
-
-
-def copy_entries(curs: Any, book: str, after: int, until: int) -> list[Row]:
-    """Return the entries of the events stored after a position, up to another one."""
-    prefix, data = book_prefix(book), _copied(curs, book, after, until)
-    return [
-        Row(int.from_bytes(data[start : start + 8]), _entry_of_row(prefix, data[start:end]))
-        for start, end in _places(data)
-    ]
-
-
-def copy_leaf_hashes(curs: Any, book: str, after: int, until: int) -> list[bytes]:
-    """Return the leaf hashes of the events at the next positions, as far as none is missing."""
-    data = _copied(curs, book, after, until)
-    plain = book_prefix(book)
-    prefix, room = b"\0" + plain, ENTRY_BYTES_MAX - len(plain)
-    hashes: list[bytes] = []
-    add = hashes.append
-    position = after
-    for start, end in _places(data):
-        position += 1
-        if data[start : start + 8] != position.to_bytes(8):
-            break
-        if end - start <= room:
-            add(sha256(prefix + data[start:end]).digest())
-        else:
-            add(sha256(b"\0" + _entry_of_row(plain, data[start:end])).digest())
-    return hashes
-
-
-def _copied(curs: Any, book: str, after: int, until: int) -> bytes:
-    data = io.BytesIO()
-    curs.copy_expert(curs.mogrify(ENTRIES, (book, after, until)), data, size=1 << 20)
-    return data.getvalue()
-
-
-def _places(data: bytes) -> Iterator[tuple[int, int]]:
-    """Yield where each row of what `ENTRIES` copied begins and ends.
-
-    The binary form of COPY is a header, then per row the number of columns, which is one, and the
-    length of its bytes.
-    """
-    length_of, row_bytes = _ROW.unpack_from, _ROW.size
-    at, last = _COPY_HEADER_BYTES, len(data) - _COPY_END_BYTES
-    while at < last:
-        start = at + row_bytes
-        at = start + length_of(data, at)[0]
-        yield start, at
-
-
-def _entry_of_row(prefix: bytes, row: bytes) -> bytes:
-    state_at = _TOPIC_AT + _TOPIC_LENGTH.unpack_from(row, _FIXED.size)[0]
-    return entry_of(prefix + row[:state_at], row[state_at:])

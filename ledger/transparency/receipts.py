@@ -20,8 +20,9 @@ import msgspec
 from ledger.merkle import inclusion_proof, leaf_hash
 from ledger.transparency import store
 from ledger.transparency.checkpoints import Checkpoint
+from ledger.transparency.copying import copy_entries
 from ledger.transparency.guard import Damaged
-from ledger.transparency.leaves import WHOLE, Leaf, copy_entries, decode_entry
+from ledger.transparency.leaves import WHOLE, Leaf, decode_entry
 from ledger.transparency.notes import BadSignature, Signature, Signer, Untrusted
 from ledger.transparency.proofs import (
     Policy,

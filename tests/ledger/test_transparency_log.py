@@ -26,6 +26,7 @@ from ledger.merkle import EMPTY_ROOT, leaf_hashes, root_of
 from ledger.requests import StoreUnavailable
 from ledger.transparency import guard, store
 from ledger.transparency.checkpoints import Checkpoint
+from ledger.transparency.copying import copy_entries, copy_leaf_hashes
 from ledger.transparency.follower import Follower
 from ledger.transparency.guard import Damaged
 from ledger.transparency.keys import (
@@ -36,15 +37,7 @@ from ledger.transparency.keys import (
     Regress,
     SignerFiles,
 )
-from ledger.transparency.leaves import (
-    DIGEST,
-    WHOLE,
-    Leaf,
-    copy_entries,
-    copy_leaf_hashes,
-    decode_entry,
-    encode_entry,
-)
+from ledger.transparency.leaves import DIGEST, WHOLE, Leaf, decode_entry, encode_entry
 from ledger.transparency.notes import ED25519, Signer, signed_note, verified
 from ledger.transparency.store import LogHeld, LogLost
 from ledger.transparency.texts import Malformed
