@@ -3,10 +3,11 @@
     python -m loadtest.bench --runs 5 --json bench.json
 
 It starts every server itself, as a child on loopback with a home in a temporary directory, and
-leaves nothing behind. All contenders run by turns (A B C A B C …) after a warm-up, so that a slow
-minute of the machine slows all of them. After the last run the whole book is read over HTTP and
-checked; a benchmark whose invariants do not hold ends with status 1, whatever its figures are. A
-contender that fails is named, and the others go on; it must never have a figure.
+leaves nothing behind. All contenders run by turns after a warm-up, there and back (A B C, C B A,
+…): a slow minute of the machine slows all of them, and nobody always runs behind the same one.
+After the last run the whole book is read over HTTP and checked; a benchmark whose invariants do
+not hold ends with status 1, whatever its figures are. A contender that fails is named, and the
+others go on; it must never have a figure.
 """
 
 from __future__ import annotations
@@ -250,7 +251,7 @@ class Bench:
             self._try(one.name, f"warm-up of {one.name}", partial(one.run, warm_up_s), progress)
             one.outcomes.clear()
         for turn in range(1, self._plan.runs + 1):
-            for one in series:
+            for one in lineup.in_turn(series, turn):
                 if not self._has_failed(one.name):
                     run = partial(one.run, self._plan.seconds)
                     self._try(one.name, f"run {turn} of {one.name}", run, progress)

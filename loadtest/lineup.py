@@ -199,3 +199,8 @@ def chosen(names: Sequence[str], *more: str) -> list[str]:
     """The contenders of these names and groups in the order of the turns; all without a name."""
     wanted = {member for name in names for member in GROUPS.get(name, (name,))}
     return [name for name in (*ENTRIES, *more) if name in wanted or not names]
+
+
+def in_turn(contenders: Sequence[T], turn: int) -> list[T]:
+    """The order of a turn, counted from 1: there and back, so that neighbours change places."""
+    return list(contenders)[:: 1 if turn % 2 else -1]

@@ -244,6 +244,7 @@ class Rush:
         self.tokens = tourists(tidebook.url, (f"person {n}" for n in range(people)))
         self.coupons: list[str] = []
         self.per_s = 0.0
+        """The rate of a run that was this one and nothing else, until somebody takes it."""
 
     def run(self, seconds: float, roots: Mapping[str, int] | None = None) -> Outcome:
         """A new campaign, and each person's first claim of it."""
@@ -304,7 +305,9 @@ class Followed:
         tidebook = self._rush.tidebook
         tidebook.command(self._command, "--once")
         with tidebook.child(self._command) as self._follower:
-            return self._watched(seconds)
+            outcome = self._watched(seconds)
+        self._rush.per_s = 0.0  # that of a rush that somebody followed
+        return outcome
 
     def _watched(self, seconds: float) -> Outcome:
         return self._rush.run(seconds, self.roots())
@@ -379,7 +382,7 @@ class AtEighty:
         if not self._rush.per_s:
             self._rush.run(seconds)
         tidebook, tokens = self._rush.tidebook, self._rush.tokens
-        offered_per_s = self._rush.per_s * SHARE
+        offered_per_s, self._rush.per_s = self._rush.per_s * SHARE, 0.0
         due_s = list(arrivals(offered_per_s, seconds, self._chance))[: len(tokens)]
         campaign = tidebook.open_campaign()
         requests = list(claim_requests(tidebook.url, [campaign], tokens[: len(due_s)]))

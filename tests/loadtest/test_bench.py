@@ -118,6 +118,12 @@ def test_the_line_up_is_chosen_by_names_and_groups() -> None:
     assert sorted(grouped) == sorted(lineup.ENTRIES)
 
 
+def test_turns_go_there_and_back() -> None:
+    """Neighbours run behind each other as often one way as the other."""
+    turns = [name for turn in (1, 2, 3) for name in lineup.in_turn("ABC", turn)]
+    assert "".join(turns) == "ABCCBAABC"
+
+
 def run_of(*statuses: int, codes: dict[str, int] | None = None) -> Run:
     """A run of a second with these answers."""
     run = Run(started_s=0.0, ended_s=1.0)
