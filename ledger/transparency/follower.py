@@ -36,8 +36,8 @@ from ledger.transparency.store import LogHead, LogHeld, LogLost
 from ledger.transparency.texts import Malformed
 from ledger.transparency.tiles import TileBuilder, reader_of
 
-PAGE_EVENTS: Final = 10_000
-"""Some megabytes, hashed in some tens of milliseconds."""
+PAGE_EVENTS: Final = 1 << 15
+"""More than come in a round of a rush: some megabytes, hashed in some tens of milliseconds."""
 
 STANDBY_S: Final = 1.0
 """Pause before a follower that stands by asks for the log again."""
@@ -100,11 +100,15 @@ class Follower:
         self._quorum = len(witnesses) if quorum is None else quorum
         self._ttl_s = ttl_s
         self._page_events = page_events
+        self._monotonic = monotonic
+        self._renewed_s = float("-inf")
         self._head: LogHead | None = None
         self._tree = TileBuilder()
         self._signed: Checkpoint | None = None
         self._note: Note | None = None
         self._published: int | None = None
+        self._settled: int | None = None
+        """The size of the head that is served with all cosignatures that there will be."""
 
     def run(self, stop: threading.Event, interval_s: float) -> None:
         """Follow until `stop` is set, a round every `interval_s` seconds; let the log go then.
@@ -213,7 +217,7 @@ class Follower:
 
     def _publish(self) -> None:
         """Have the signed head cosigned, and serve it once enough have done so."""
-        if self._signed is None or self._note is None:
+        if self._signed is None or self._note is None or self._may_rest():
             return
         self._ask_witnesses(self._signed, self._note)
         assert self._head is not None
@@ -225,8 +229,16 @@ class Follower:
                 if note != served:
                     store.publish(curs, self.book, self._head, self._signed.size, note)
                 self._published = self._signed.size
+                if {one.name for one in cosignatures} >= {one.name for one in self._cosigners}:
+                    self._settled = self._signed.size
             elif served is not None:
                 self._published = Checkpoint.parse(served.text).size
+
+    def _may_rest(self) -> bool:
+        """Whether nothing is left to do for the signed head, nor the log to be held on to yet."""
+        assert self._signed is not None
+        is_held = self._monotonic() < self._renewed_s + self._ttl_s / 3
+        return is_held and self._settled == self._signed.size
 
     def _ask_witnesses(self, checkpoint: Checkpoint, note: Note) -> None:
         if not self._cosigners:
@@ -260,12 +272,13 @@ class Follower:
             head = store.fence(curs, self.book, self._head, size, self._ttl_s)
             yield curs
         self._head = head
+        self._renewed_s = self._monotonic()
 
     def _let_go(self) -> None:
         """Forget what may not be so; the next round begins with what is stored."""
         self._head = None
         self._tree = TileBuilder()
-        self._signed = self._note = None
+        self._signed = self._note = self._settled = None
 
     def _release(self) -> None:
         if self._head is None:

@@ -266,6 +266,30 @@ def test_a_follower_runs_until_it_is_stopped(datastore: Datastore, make: MakeFol
     assert make("b").run_once().size == 20
 
 
+def test_a_follower_with_nothing_to_do_writes_nothing_until_its_log_is_to_be_held(
+    datastore: Datastore, make: MakeFollower
+) -> None:
+    """And so keeps others away as long as it lives."""
+    clock = [0.0]
+    follower = make(monotonic=lambda: clock[0])
+    append(datastore, 3)
+    assert follower.run_once() == (3, 3, 3)
+
+    def expires_at() -> Any:
+        with datastore.transaction() as curs:
+            curs.execute("SELECT expires_at FROM log_head WHERE book = %s", (BOOK,))
+            return curs.fetchone()[0]
+
+    held_until = expires_at()
+    assert follower.run_once() == (3, 3, 3)
+    assert expires_at() == held_until
+    clock[0] += store.LEASE_TTL_S / 2
+    assert follower.run_once() == (3, 3, 3)
+    assert expires_at() > held_until
+    append(datastore, 1)
+    assert follower.run_once() == (4, 4, 4)
+
+
 def test_keys_change_without_a_break(
     datastore: Datastore, make: MakeFollower, memory: SignerFiles
 ) -> None:
