@@ -26,6 +26,7 @@ _SESSION: Final = {
     "role": APP_ROLE,
     "search_path": "tidebook",
     "timezone": "UTC",
+    "jit": "off",  # compiling takes longer than any statement here
     "statement_timeout": "30s",
     "lock_timeout": "10s",
     "idle_in_transaction_session_timeout": "30s",
