@@ -1,9 +1,10 @@
 """A table of numbers by 128-bit keys that lives in temporary files, not in memory.
 
 Rows lie in the order in which their keys came, so that what belongs together in time is together
-on the disk; an index of eight bytes a key says which row it has. Many keys are looked up and kept
-at once, for a handful costs as much as thousands. What was touched is given back to the system, so
-that the memory in use does not grow with the table.
+on the disk; an index of eight bytes a key says which row it has. The keys that came last have an
+index in memory, for they are asked for most, and enter the one on the disk many at once. Many keys
+are looked up and kept at once, for a handful costs as much as thousands. What was touched is given
+back to the system, so that the memory in use does not grow with the table.
 """
 
 from __future__ import annotations
@@ -20,6 +21,8 @@ SLOTS_FIRST: Final = 1 << 16
 FULL: Final = 0.5
 ROWS_FIRST: Final = 1 << 10
 STEP: Final = 1 << 16
+RECENT: Final = 1 << 18
+"""Keys whose index is in memory, 4 MiB of it; so many touch each page of the other one together."""
 AT_ONCE: Final = 1 << 14
 """Keys that are touched before memory is given back: for each the system maps pages around it."""
 
@@ -52,15 +55,20 @@ class Table:
         self.form = np.dtype([*KEYS.descr, *numbers, ("place", "<i8")])
         self._index = _Mapped(np.dtype("<u8"), slots)
         self._rows = _Mapped(self.form, ROWS_FIRST)
+        self._recent: Any = np.zeros(2 * RECENT, np.uint64)
+        self._entered = 0
+        """How many rows are in the index on the disk."""
 
     def found(self, keys: Any) -> Any:
         """Return a row of key and numbers for each of an array of keys."""
         rows = np.zeros(len(keys), self.form)
-        for part in self._in_order(keys):
-            places = self._places(keys[part])
-            known = places > 0
-            rows[part[known]] = self._rows.items[places[known] - 1]
-            self._release()
+        places = self._places(self._recent, keys)
+        self._fill(rows, np.flatnonzero(places), places)
+        others = np.flatnonzero(places == 0)
+        for part in _in_order(self._index.items, keys[others]) if self._entered else ():
+            here = others[part]
+            places[here] = self._places(self._index.items, keys[here])
+            self._fill(rows, here[places[here] > 0], places)
         rows["high"], rows["low"] = keys["high"], keys["low"]
         return rows
 
@@ -69,15 +77,8 @@ class Table:
         known = rows["place"] > 0
         old, new = rows[known], rows[~known]
         self._rows.items[old["place"] - 1] = old
-        first, self.count = self.count, self.count + len(new)
-        new["place"] = np.arange(first + 1, self.count + 1)
-        while self.count > len(self._rows.items):
-            self._rows.lengthen()
-        self._rows.items[first : self.count] = new
-        if self.count > len(self._index.items) * FULL:
-            self._grow()
-        else:
-            self._enter(new)
+        for start in range(0, len(new), RECENT):
+            self._add(new[start : start + RECENT])
         self._release()
 
     def load(self, keys: Sequence[bytes]) -> tuple[list[int], list[int]]:
@@ -110,26 +111,30 @@ class Table:
         self._index.release()
         self._rows.release()
 
-    def _in_order(self, keys: Any) -> Iterator[Any]:
-        """Yield which keys to touch together: those that are near each other in the index."""
-        order = _sorted(self._slots(keys)[0])
-        for start in range(0, len(order), AT_ONCE):
-            yield order[start : start + AT_ONCE]
+    def _fill(self, rows: Any, known: Any, places: Any) -> None:
+        """Copy rows of which it is known where they lie."""
+        rows[known] = self._rows.items[places[known] - 1]
+        self._release()
 
-    def _slots(self, keys: Any) -> tuple[Any, Any]:
-        """Return the slot that each key wants, and its tag where it belongs in a slot."""
-        last = len(self._index.items) - 1
-        tags = keys["low"] * _MIXERS[2] + keys["high"] * _MIXERS[3]
-        return (mixed(keys) >> np.uint64(64 - last.bit_length())).astype(np.int64), tags & ~_NUMBER
+    def _add(self, new: Any) -> None:
+        """Add rows behind the others."""
+        if self.count - self._entered + len(new) > RECENT:
+            self._enter_recent()
+        first, self.count = self.count, self.count + len(new)
+        new["place"] = np.arange(first + 1, self.count + 1)
+        while self.count > len(self._rows.items):
+            self._rows.lengthen()
+        self._rows.items[first : self.count] = new
+        _enter(self._recent, new)
 
-    def _places(self, keys: Any) -> Any:
-        """Return where the row of each key lies, 0 where there is none."""
-        last = len(self._index.items) - 1
-        slots, tags = self._slots(keys)
+    def _places(self, index: Any, keys: Any) -> Any:
+        """Return where the row of each key lies, 0 where an index has none."""
+        last = len(index) - 1
+        slots, tags = _slots(index, keys)
         found = np.zeros(len(keys), np.int64)
         left = np.arange(len(keys))
         while len(left):
-            held = self._index.items[slots[left]]
+            held = index[slots[left]]
             is_taken = held != 0
             left, held = left[is_taken], held[is_taken]
             places = (held & _NUMBER).astype(np.int64)
@@ -143,28 +148,49 @@ class Table:
             slots[left] = (slots[left] + 1) & last
         return found
 
-    def _enter(self, rows: Any) -> None:
-        """Put rows that are new into the index; of two that want one slot one goes on."""
-        index, last = self._index.items, len(self._index.items) - 1
-        slots, tags = self._slots(rows)
-        entries = tags | rows["place"].astype(np.uint64)
-        left = _sorted(slots)
-        while len(left):
-            is_free = index[slots[left]] == 0
-            index[slots[left[is_free]]] = entries[left[is_free]]
-            left = left[index[slots[left]] != entries[left]]
-            slots[left] = (slots[left] + 1) & last
-
-    def _grow(self) -> None:
-        """Make the index large enough, and enter all rows anew."""
+    def _enter_recent(self) -> None:
+        """Enter the rows that came last into the index on the disk, made large enough for all."""
         slots = len(self._index.items)
         while self.count > slots * FULL:
             slots *= 4
-        self._index.close()
-        self._index = _Mapped(np.dtype("<u8"), slots)
-        for start in range(0, self.count, STEP):
-            self._enter(self._rows.items[start : min(start + STEP, self.count)])
-            self._release()
+        if slots > len(self._index.items):
+            self._index.close()
+            self._index = _Mapped(np.dtype("<u8"), slots)
+            self._entered = 0
+        for start in range(self._entered, self.count, RECENT):
+            rows = self._rows.items[start : min(start + RECENT, self.count)].copy()
+            for part in _in_order(self._index.items, rows):
+                _enter(self._index.items, rows[part])
+                self._release()
+        self._entered = self.count
+        self._recent[:] = 0
+
+
+def _slots(index: Any, keys: Any) -> tuple[Any, Any]:
+    """Return the slot that each key wants, and its tag where it belongs in a slot."""
+    last = len(index) - 1
+    tags = keys["low"] * _MIXERS[2] + keys["high"] * _MIXERS[3]
+    return (mixed(keys) >> np.uint64(64 - last.bit_length())).astype(np.int64), tags & ~_NUMBER
+
+
+def _in_order(index: Any, keys: Any) -> Iterator[Any]:
+    """Yield which keys to touch together: those that are near each other in an index."""
+    order = _sorted(_slots(index, keys)[0])
+    for start in range(0, len(order), AT_ONCE):
+        yield order[start : start + AT_ONCE]
+
+
+def _enter(index: Any, rows: Any) -> None:
+    """Put rows that are new into an index; of two that want one slot one goes on."""
+    last = len(index) - 1
+    slots, tags = _slots(index, rows)
+    entries = tags | rows["place"].astype(np.uint64)
+    left = _sorted(slots)
+    while len(left):
+        is_free = index[slots[left]] == 0
+        index[slots[left[is_free]]] = entries[left[is_free]]
+        left = left[index[slots[left]] != entries[left]]
+        slots[left] = (slots[left] + 1) & last
 
 
 class _Mapped:

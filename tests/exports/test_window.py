@@ -17,6 +17,7 @@ from campaigns.export_synthetic import Synthetic
 from campaigns.judging import KeptParts, kept_of
 from campaigns.verification import Audit
 from ledger.datastore import Datastore
+from ledger.exporting import spilling
 from ledger.exporting.spilling import Table
 from ledger.history import Entry, History
 from tests.campaigns.test_corrections import BILL, Corrections
@@ -29,15 +30,19 @@ from tests.support.desk import person
     batches=st.lists(
         st.dictionaries(st.integers(1, 400), st.tuples(st.integers(-9, 2**62), st.integers(0, 9))),
         max_size=12,
-    )
+    ),
+    recent=st.sampled_from([2, 32, spilling.RECENT]),
 )
-def test_a_table_is_a_dictionary(batches: list[dict[int, tuple[int, int]]]) -> None:
-    """However often it has grown, and though keys want the same slots."""
-    table, model = Table(slots=4), dict[int, tuple[int, int]]()
-    for batch in batches:
-        keys = [key.to_bytes(16) for key in batch]
-        table.store(keys, [one for one, _ in batch.values()], [two for _, two in batch.values()])
-        model |= batch
+def test_a_table_is_a_dictionary(batches: list[dict[int, tuple[int, int]]], recent: int) -> None:
+    """However often it has grown, wherever its keys are, and though they want the same slots."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(spilling, "RECENT", recent)
+        table, model = Table(slots=4), dict[int, tuple[int, int]]()
+        for batch in batches:
+            keys = [key.to_bytes(16) for key in batch]
+            ones, twos = zip(*batch.values(), strict=True) if batch else ((), ())
+            table.store(keys, ones, twos)
+            model |= batch
     keys = [key.to_bytes(16) for key in range(1, 401)]
     ones, twos = table.load(keys)
     assert list(zip(ones, twos, strict=True)) == [model.get(key, (0, 0)) for key in range(1, 401)]
