@@ -7,6 +7,7 @@ is left out, and nobody is told why: that is the audit's to say.
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Callable, Iterator
 from datetime import datetime, timedelta
 from functools import partial
@@ -32,6 +33,7 @@ from campaigns.columns.rows import Rows
 from campaigns.columns.texts import (
     Array,
     Fields,
+    Layout,
     Template,
     Texts,
     by_length,
@@ -53,6 +55,21 @@ TEMPLATES_MAX: Final = 32
 
 FEW: Final = 8
 """Events of one form for which a template is not worth its making."""
+
+EVEN_MIN: Final = 8
+"""Fewer events of one length are not compared with each other place by place."""
+
+FEW_ALIKE: Final = 2
+"""Of the first so many, fewer that are alike make a form a poor one: each has another."""
+
+POOR_MAX: Final = 4
+"""Poor forms in a row group, after which no more are made: each is decoded for it."""
+
+FORMS_MAX: Final = 8
+"""Forms of one kind and length in some row groups; events of more have their quotes looked for."""
+
+QUOTED_MIN: Final = 64
+"""Fewer events that are left of a kind are decoded: to look for all quotes would cost more."""
 
 TEXT_BYTES_MAX: Final = 1 << 25
 """Largest row group that is read by its bytes, 4 KiB an event: their quotes alone take as much
@@ -101,14 +118,24 @@ _TYPES: Final = Columns(
 )
 
 
+class Form(NamedTuple):
+    """What events of one length look like, and what they have in common."""
+
+    layout: Layout
+    fact: Fact
+
+
 class Shared:
     """What the events of some row groups have in common, numbered."""
 
     def __init__(self) -> None:
         self.facts: list[Fact] = []
         self.merchants: list[str] = []
+        self.forms: defaultdict[tuple[int, int], list[Form]] = defaultdict(list)
+        """Kind and length of events → what they may look like."""
         self._facts: dict[Fact, int] = {}
         self._merchants: dict[int, int] = {}
+        self._keys, self._numbers = np.zeros(0, np.uint64), np.zeros(0, np.int32)
 
     def fact(self, fact: Fact) -> int:
         """Return the number of a fact."""
@@ -123,6 +150,24 @@ class Shared:
         if number == len(self.merchants):
             self.merchants.append(name())
         return number
+
+    def merchants_of(self, keys: Array, name: Callable[[int], str]) -> Array:
+        """Return the numbers of merchants by keys; `name` is asked once for one, by its place."""
+        places = np.searchsorted(self._keys, keys)
+        are_known = np.zeros(len(keys), bool)
+        if len(self._keys):
+            are_known = self._keys[np.minimum(places, len(self._keys) - 1)] == keys
+        if not are_known.all():
+            others = np.flatnonzero(~are_known)
+            found, first = np.unique(keys[others], return_index=True)
+            for key, place in zip(found.tolist(), others[first].tolist(), strict=True):
+                self.merchant(key, partial(name, place))
+            known = sorted(self._merchants.items())
+            self._keys = np.array([key for key, _ in known], np.uint64)
+            self._numbers = np.array([number for _, number in known], np.int32)
+            places = np.searchsorted(self._keys, keys)
+        numbers: Array = self._numbers[places]
+        return numbers
 
 
 def read(rows: Rows, shared: Shared) -> Columns:
@@ -149,15 +194,62 @@ class _Reader:
         self._texts = texts
         self._columns = columns
         self._shared = shared
+        self._poor = 0
+        """How many forms were made that hardly any other event has."""
 
     def read(self, kind: int, rows: Array) -> None:
         """Read the events of a kind."""
+        rows = self._read_even(kind, rows)
+        if len(rows) < QUOTED_MIN:
+            self._read_singly(kind, rows)
+            return
         plain = self._texts.are_plain[rows]
         self._read_singly(kind, rows[~plain])
         rows = rows[plain]
         counts = self._texts.counts[rows]
         for count in np.unique(counts).tolist():
             self._read_alike(kind, rows[counts == count])
+
+    def _read_even(self, kind: int, rows: Array) -> Array:
+        """Read events in which all has the same place, form by form; return the others."""
+        lengths = self._texts.lengths[rows]
+        alike: defaultdict[tuple[bytes, ...], list[tuple[Form, Array]]] = defaultdict(list)
+        left = [rows[:0]]
+        for length in np.unique(lengths).tolist():
+            those, number = rows[lengths == length], 0
+            while len(those) and (form := self._form_at(kind, length, number, those)):
+                fitting = form.layout.fits(self._texts, those)
+                alike[form.layout.key].append((form, those[fitting]))
+                those, number = those[~fitting], number + 1
+            left.append(those)
+        for parts in alike.values():
+            self._take_even(kind, parts)
+        return np.sort(np.concatenate(left))
+
+    def _form_at(self, kind: int, length: int, number: int, rows: Array) -> Form | None:
+        """Return a form that is known, or the next one, made from the first of enough rows."""
+        known = self._shared.forms[kind, length]
+        if number < len(known):
+            return known[number]
+        if number == FORMS_MAX or len(rows) < EVEN_MIN or self._poor == POOR_MAX:
+            return None
+        row = int(rows[0])
+        sample = self._sample(kind, row)
+        layout = None if sample is None else Layout(self._texts[row], sample[0])
+        are_fitting = layout.fits(self._texts, rows[:EVEN_MIN]) if layout else rows[:0]
+        self._poor += int(are_fitting.sum()) < FEW_ALIKE
+        if layout is None or sample is None or not are_fitting[0]:
+            return None
+        known.append(Form(layout, sample[1]))
+        return known[number]
+
+    def _take_even(self, kind: int, parts: list[tuple[Form, Array]]) -> None:
+        rows = np.concatenate([those for _, those in parts])
+        if not len(rows):
+            return
+        fields = [form.layout.fields(self._texts, those) for form, those in parts]
+        joined = {name: Fields.joined([one[name] for one in fields]) for name in fields[0]}
+        self._take(kind, parts[0][0].fact, rows, joined)
 
     def _read_alike(self, kind: int, rows: Array) -> None:
         """Read events with as many quotes, template by template."""
@@ -182,12 +274,18 @@ class _Reader:
         self._read_singly(kind, left)
 
     def _form(self, kind: int, row: int) -> tuple[Template, Fact] | None:
+        sample = self._sample(kind, row)
+        if sample is None or sample[0].quotes != self._texts.counts[row]:
+            return None
+        return sample
+
+    def _sample(self, kind: int, row: int) -> tuple[Template, Fact] | None:
         event = self._event(row)
         if event is None:
             return None
         fact = fact_of(event)
         template = template_of(event, self._texts[row], VARYING)
-        if fact is None or template is None or template.quotes != self._texts.counts[row]:
+        if fact is None or template is None:
             return None
         assert fact.kind == kind, "the event is of its topic"
         return template, fact
@@ -268,20 +366,18 @@ class _Reader:
         for length, alike in by_length(merchants, NAME_BYTES_MAX):
             starts = merchants.starts[alike]
             words = words_of(self._texts.cut(starts, length), length)
-            keys, first, number = np.unique(
-                numbers_of_words(words), return_index=True, return_inverse=True
-            )
-            numbers = [
-                self._shared.merchant(key, partial(self._texts.string, start, start + length))
-                for key, start in zip(keys.tolist(), starts[first].tolist(), strict=True)
-            ]
-            self._columns.merchant[rows[alike]] = np.array(numbers, np.int32)[number]
+            name = partial(self._name, starts, length)
+            numbers = self._shared.merchants_of(numbers_of_words(words), name)
+            self._columns.merchant[rows[alike]] = numbers
             for size, those in by_length(_those(orders, alike), NAME_BYTES_MAX):
                 order = words_of(self._texts.cut(orders.starts[alike[those]], size), size)
                 marks = marks_of(words[those], order, (length, size))
                 self._columns.mark[rows[alike[those]]] = marks
                 are_known[alike[those]] = True
         return are_known
+
+    def _name(self, starts: Array, length: int, place: int) -> str:
+        return self._texts.string(starts[place], starts[place] + length)
 
     def _are_own(
         self, campaign: UUID, rows: Array, sound: Array, fields: dict[str, Fields]

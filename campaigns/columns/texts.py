@@ -2,13 +2,15 @@
 
 Texts are one array of bytes, and a string of JSON is what is between two quotes. A template is
 made from one event by the plain encoder; whatever it fits is the canonical bytes of an event that
-differs from this one in what varies only. Nothing is decoded here, and no text is guessed at: one
-that does not fit is left.
+differs from this one in what varies only. Where all that varies has the same lengths as well, texts
+are alike in their places, and their quotes need not be looked for. Nothing is decoded here, and no
+text is guessed at: one that does not fit is left.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from functools import cached_property
 from typing import Any, Final, NamedTuple
 
 import msgspec
@@ -22,6 +24,8 @@ Array = NDArray[Any]
 QUOTE: Final = 0x22
 _BACKSLASH: Final = 0x5C
 _FIRST, _LAST = 0x20, 0x7E
+_PART_BYTES: Final = 1 << 19
+"""Bytes of texts that are compared at once: they stay in the cache of a core."""
 _HEADER: Final = ("originator_id", "originator_version")
 
 _encode: Final = msgspec.json.Encoder().encode
@@ -33,6 +37,11 @@ class Fields(NamedTuple):
     starts: Array
     ends: Array
 
+    @classmethod
+    def joined(cls, parts: Iterable[Fields]) -> Fields:
+        """Return the fields of some texts and of others behind them."""
+        return cls(*map(np.concatenate, zip(*parts, strict=True)))
+
 
 class Texts:
     """Texts behind each other in one array of bytes, with the places of their quotes."""
@@ -41,11 +50,22 @@ class Texts:
         self.data = data
         self.starts = offsets[:-1]
         self.ends = offsets[1:]
-        self.quotes = np.flatnonzero(data == QUOTE)
-        bounds = np.searchsorted(self.quotes, offsets)
-        self.firsts = bounds[:-1]
-        self.counts = np.diff(bounds)
-        self.are_plain = self._plain()
+        self.lengths = np.diff(offsets)
+
+    @cached_property
+    def quotes(self) -> Array:
+        """Where the quotes are."""
+        return np.flatnonzero(self.data == QUOTE)
+
+    @cached_property
+    def firsts(self) -> Array:
+        """Which quote is the first of each text."""
+        return np.searchsorted(self.quotes, self.starts)
+
+    @cached_property
+    def counts(self) -> Array:
+        """How many quotes each text has."""
+        return np.searchsorted(self.quotes, self.ends) - self.firsts
 
     def __getitem__(self, row: int) -> bytes:
         return bytes(self.data[self.starts[row] : self.ends[row]])
@@ -66,7 +86,8 @@ class Texts:
         """Return what is between two places."""
         return self.data[start:end].tobytes().decode()
 
-    def _plain(self) -> Array:
+    @cached_property
+    def are_plain(self) -> Array:
         """Which texts are of printable ASCII and without escapes, so that quotes mean what they do.
 
         A text of other bytes may be sound as well; it is only not read here.
@@ -89,14 +110,20 @@ class Template:
         """`varying` has strings and numbers, those inside another object as `why.key`."""
         self.names: list[str] = []
         self.literals: list[bytes] = []
-        open_text = b""
-        for name, text in _pieces(msgspec.to_builtins(sample), varying):
+        self.places: dict[str, tuple[int, int]] = {}
+        """Where in the sample's text what varies begins and ends."""
+        pieces = list(_pieces(msgspec.to_builtins(sample), varying))
+        self.text = b"".join([text for _, text in pieces])
+        open_text, end = b"", 0
+        for name, text in pieces:
+            start, end = end, end + len(text)
             if name is None:
                 open_text += text
                 continue
             is_string = text.startswith(b'"')
             self.literals.append(open_text + b'"' if is_string else open_text)
             self.names.append(name)
+            self.places[name] = (start + 1, end - 1) if is_string else (start, end)
             open_text = b'"' if is_string else b""
         self.literals.append(open_text)
         self.quotes = sum(literal.count(b'"') for literal in self.literals)
@@ -139,12 +166,61 @@ class Template:
         return before
 
 
+class Layout:
+    """The bytes of an event and its template: those of events in which all has the same place."""
+
+    def __init__(self, state: bytes, template: Template) -> None:
+        self.key = template.key
+        self._text = np.frombuffer(state, np.uint8)
+        self._places = template.places
+        self._quotes = template.quotes
+        self._varies = np.zeros(len(state), bool)
+        for start, end in template.places.values():
+            self._varies[start:end] = True
+
+    def fits(self, texts: Texts, rows: Array) -> Array:
+        """Return which rows are plain and have this form; all of them have the text's length."""
+        length = len(self._text)
+        step = max(_PART_BYTES // length, 1)
+        fitting = np.zeros(len(rows), bool)
+        for start in range(0, len(rows), step):
+            some = texts.cut(texts.starts[rows[start : start + step]], length)
+            fitting[start : start + step] = self._are_fitting(bytes_of(some, length))
+        return fitting
+
+    def fields(self, texts: Texts, rows: Array) -> dict[str, Fields]:
+        """Return where in rows that fit what varies is."""
+        starts = texts.starts[rows]
+        return {
+            name: Fields(starts + start, starts + end)
+            for name, (start, end) in self._places.items()
+        }
+
+    def _are_fitting(self, texts: Array) -> Array | bool:
+        """Return which texts fit; mostly all of them do, which is told from all at once."""
+        least, most = texts.min(axis=0), texts.max(axis=0)
+        are_same = (least == self._text) & (most == self._text)
+        if (
+            (are_same | self._varies).all()
+            and least.min() >= _FIRST
+            and most.max() <= _LAST
+            and not (texts == _BACKSLASH).any()
+            and np.count_nonzero(texts == QUOTE) == self._quotes * len(texts)
+        ):
+            return True
+        are_same = ((texts == self._text) | self._varies).all(axis=1)
+        are_plain = ((texts >= _FIRST) & (texts <= _LAST) & (texts != _BACKSLASH)).all(axis=1)
+        fitting: Array = are_same & are_plain & ((texts == QUOTE).sum(axis=1) == self._quotes)
+        return fitting
+
+
 def template_of(sample: Event, state: bytes, varying: Collection[str]) -> Template | None:
     """Return the template of an event, None when its bytes are not the canonical ones."""
     if canonical(sample) != state:
         return None
     template = Template(sample, varying)
-    return template if template.literals[-1].count(b'"') or not template.names else None
+    is_found = template.literals[-1].count(b'"') or not template.names
+    return template if is_found and template.text == state else None
 
 
 def _pieces(

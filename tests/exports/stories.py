@@ -347,6 +347,27 @@ FIELD_BENDS: dict[str, Bend] = {
 }
 """Fields that say something else, in canonical bytes where that can be."""
 
+
+def first_of_request(byte: bytes) -> Bend:
+    """Another first byte of the request's name: nothing gets longer."""
+    return first_behind(b'"request":"', byte)
+
+
+def first_of_total(byte: bytes) -> Bend:
+    """Another first byte of an order's total."""
+    return first_behind(b'"order_total_minor":', byte)
+
+
+def first_behind(mark: bytes, byte: bytes) -> Bend:
+    """Another byte behind a mark, in a text that has it."""
+
+    def bend(state: bytes) -> bytes:
+        before, found, behind = state.partition(mark)
+        return before + found + byte + behind[1:] if found else state
+
+    return column_to("state", bend)
+
+
 TEXT_BENDS: dict[str, Bend] = {
     "space": text_to(b'","', b'", "'),
     "space at the end": column_to("state", lambda one: one + b" "),
@@ -376,6 +397,12 @@ TEXT_BENDS: dict[str, Bend] = {
     "order of fields": column_to(
         "state", lambda one: msgspec.json.encode(dict(reversed(msgspec.json.decode(one).items())))
     ),
+    "quote inside": first_of_request(b'"'),
+    "backslash inside": first_of_request(b"\\"),
+    "control inside": first_of_request(b"\x01"),
+    "delete inside": first_of_request(b"\x7f"),
+    "zero first": first_of_total(b"0"),
+    "minus first": first_of_total(b"-"),
     "february 30": _at(lambda at: b"2026-02-30" + at[10:]),
     "month 13": _at(lambda at: b"2026-13-01" + at[10:]),
     "hour 24": _at(lambda at: at[:11] + b"24" + at[13:]),

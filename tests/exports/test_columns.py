@@ -23,12 +23,13 @@ from hypothesis import strategies as st
 
 from campaigns import export_verification
 from campaigns.campaign import CampaignPaused, CampaignResumed
-from campaigns.columns import judging, passing, reading
-from campaigns.columns.alike import micros_of
+from campaigns.columns import judging, passing, reading, texts
+from campaigns.columns.alike import VARYING, micros_of
 from campaigns.columns.names import keys_of, mark_of, marks_of
 from campaigns.columns.rows import NEVER, Rows
 from campaigns.columns.texts import words_of
 from campaigns.coupon import CouponExpired, CouponVoided
+from campaigns.event_types import MAPPER
 from campaigns.export_synthetic import Synthetic
 from campaigns.export_verification import _Verification
 from campaigns.export_window import person_of
@@ -58,6 +59,8 @@ def _short_runs(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(passing, "RUN_MIN", 2)
     monkeypatch.setattr(passing, "LEFT_FIRST", 1)
     monkeypatch.setattr(reading, "FEW", 2)
+    monkeypatch.setattr(reading, "EVEN_MIN", 2)
+    monkeypatch.setattr(reading, "QUOTED_MIN", 2)
 
 
 class Judged:
@@ -661,9 +664,11 @@ def test_without_a_check_something_differs(
         case "judging":
             monkeypatch.setattr(passing, "Judge", bugged.Judge)
         case "reading":
-            monkeypatch.setattr(bugged, "FEW", 2)
+            for name in ("FEW", "EVEN_MIN", "QUOTED_MIN"):
+                monkeypatch.setattr(bugged, name, 2)
             monkeypatch.setattr(passing, "read", bugged.read)
         case "texts":
+            monkeypatch.setattr(reading, "EVEN_MIN", 1 << 60)
             monkeypatch.setattr(reading, "Texts", bugged.Texts)
             monkeypatch.setattr(reading, "template_of", bugged.template_of)
         case _:
@@ -681,6 +686,88 @@ def without(name: str, check: str, instead: str) -> Any:
     made = types.ModuleType(module.__name__)
     exec(compile(source.replace(check, instead), str(module.__file__), "exec"), made.__dict__)
     return made
+
+
+# --- texts that are alike in their places -------------------------------------------------
+
+
+def claim_and_template() -> tuple[bytes, texts.Template]:
+    """A claim and the form that it has."""
+    entry = next(one for one in story(7) if one.topic == "coupon.claimed")
+    event = MAPPER.decode(entry.topic, entry.state, entry.stream, entry.version)
+    template = texts.template_of(event, entry.state, VARYING)
+    assert template is not None
+    return entry.state, template
+
+
+ODD = tuple(b'"\\\x00\x1f\x7f\xff')
+BYTES = (*ODD, *b"a0~ ")
+
+
+def has_form(text: bytes, state: bytes, template: texts.Template) -> bool:
+    """Whether a text differs from another within what varies, and has nothing odd in it."""
+    varying = {place for span in template.places.values() for place in range(*span)}
+    changed = [place for place in range(len(state)) if text[place] != state[place]]
+    return varying.issuperset(changed) and not {text[place] for place in changed} & set(ODD)
+
+
+def fitting(layout: type[texts.Layout], book: Sequence[bytes]) -> list[bool]:
+    """Which texts of one length a layout of the claim takes."""
+    state, template = claim_and_template()
+    offsets = np.cumsum([0, *map(len, book)])
+    known = texts.Texts(np.frombuffer(b"".join(book), np.uint8), offsets)
+    found: list[bool] = layout(state, template).fits(known, np.arange(len(book))).tolist()
+    return found
+
+
+def changed_at(place: int, byte: int) -> bytes:
+    """The claim with another byte somewhere."""
+    state, _ = claim_and_template()
+    return state[:place] + bytes([byte]) + state[place + 1 :]
+
+
+@given(
+    changes=st.lists(st.tuples(st.integers(0, 10_000), st.sampled_from(BYTES)), max_size=6),
+    sound=st.integers(0, 3),
+)
+def test_a_layout_takes_what_differs_in_what_varies(
+    changes: list[tuple[int, int]], sound: int
+) -> None:
+    """Among sound texts or by itself, at every place."""
+    state, template = claim_and_template()
+    book = [state] * sound + [changed_at(place % len(state), byte) for place, byte in changes]
+    assert fitting(texts.Layout, book) == [has_form(one, state, template) for one in book]
+
+
+def wrong_claims() -> list[bytes]:
+    """The claim with a literal byte changed, and with odd bytes in the request's name."""
+    _, template = claim_and_template()
+    place = template.places["why.request"][0]
+    return [changed_at(2, ord("b")), *(changed_at(place, byte) for byte in ODD)]
+
+
+@pytest.mark.parametrize(
+    ("check", "instead"),
+    [
+        ("(are_same | self._varies).all()", "True"),
+        ("least.min() >= _FIRST", "True"),
+        ("most.max() <= _LAST", "True"),
+        ("not (texts == _BACKSLASH).any()", "True"),
+        ("np.count_nonzero(texts == QUOTE) == self._quotes * len(texts)", "True"),
+        ("((texts == self._text) | self._varies).all(axis=1)", "True"),
+        ("(texts >= _FIRST) & ", ""),
+        (" & (texts <= _LAST)", ""),
+        (" & (texts != _BACKSLASH)", ""),
+        (" & ((texts == QUOTE).sum(axis=1) == self._quotes)", ""),
+    ],
+)
+def test_without_a_check_a_layout_takes_what_it_must_not(check: str, instead: str) -> None:
+    """Of each check some text has need, by itself or with others."""
+    wrong = wrong_claims()
+    bugged = without("texts", check, instead)
+    for layout, is_sound in ((texts.Layout, True), (bugged.Layout, False)):
+        found = [*fitting(layout, wrong), *(fitting(layout, [one])[0] for one in wrong)]
+        assert any(found) is not is_sound
 
 
 # --- numbers of names ---------------------------------------------------------------------

@@ -44,8 +44,8 @@ def test_a_table_is_a_dictionary(batches: list[dict[int, tuple[int, int]]], rece
             table.store(keys, ones, twos)
             model |= batch
     keys = [key.to_bytes(16) for key in range(1, 401)]
-    ones, twos = table.load(keys)
-    assert list(zip(ones, twos, strict=True)) == [model.get(key, (0, 0)) for key in range(1, 401)]
+    loaded = list(zip(*table.load(keys), strict=True))
+    assert loaded == [model.get(key, (0, 0)) for key in range(1, 401)]
     assert table.total() == sum(one for one, _ in model.values())
     assert table.count == len(model)
     table.close()
