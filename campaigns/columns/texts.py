@@ -51,6 +51,7 @@ class Texts:
         self.starts = offsets[:-1]
         self.ends = offsets[1:]
         self.lengths = np.diff(offsets)
+        self._offsets = offsets
 
     @cached_property
     def quotes(self) -> Array:
@@ -58,14 +59,19 @@ class Texts:
         return np.flatnonzero(self.data == QUOTE)
 
     @cached_property
+    def _bounds(self) -> Array:
+        """How many quotes are before each text, and in all."""
+        return np.searchsorted(self.quotes, self._offsets)
+
+    @property
     def firsts(self) -> Array:
         """Which quote is the first of each text."""
-        return np.searchsorted(self.quotes, self.starts)
+        return self._bounds[:-1]
 
     @cached_property
     def counts(self) -> Array:
         """How many quotes each text has."""
-        return np.searchsorted(self.quotes, self.ends) - self.firsts
+        return np.diff(self._bounds)
 
     def __getitem__(self, row: int) -> bytes:
         return bytes(self.data[self.starts[row] : self.ends[row]])
